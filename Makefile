@@ -1,0 +1,57 @@
+# The virtual environment is .venv/; its stamp files say what is installed. Everything here works on a bare machine with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export NUMBA_CACHE_DIR ?= $(CURDIR)/$(VENV)/numba-cache
+
+.PHONY: up test check bench bench-index bench-gateway bench-ui chaos test-real clean browser
+
+up: $(STAMP)
+	@$(BIN)/workbench up $(UP_ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(STAMP): pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (first time only, up to four minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python -m backend.launch.warm
+	@touch $@
+
+$(VENV)/.installed-test: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+# UI tests need a browser: Debian's is installed where that is possible, otherwise they are skipped and say so.
+browser:
+	@command -v chromium >/dev/null 2>&1 || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	  echo "No Chromium and no right to install it: UI tests will be skipped. Install the package 'chromium' to run them."
+
+test: $(VENV)/.installed-test browser
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: $(VENV)/.installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: bench-index bench-gateway bench-ui
+bench-index bench-gateway bench-ui: bench-%: $(VENV)/.installed-bench
+	@$(BIN)/python -m tests.bench.$*
+
+chaos: $(VENV)/.installed-test
+	@CHAOS_ROUNDS=full $(BIN)/python -m pytest tests/chaos --timeout 3600 $(TEST_ARGS)
+
+test-real: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -m real_engine --timeout 900 $(TEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results

@@ -1,0 +1,1 @@
+"""The dashboard: views over the control API, served by Panel."""

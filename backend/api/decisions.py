@@ -1,0 +1,71 @@
+"""Why a request went where it went: what was known, what was chosen, what became of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["ok", "client_gone", "upstream_error", "upstream_reset", "timeout", "refused", "aborted", "truncated"]
+"""refused: by the gateway itself; aborted: the engine was draining; truncated: the engine went away in mid-answer."""
+
+HitClass = Literal["exact", "within_block", "raced", "evicted", "unknown", "unpredicted"]
+"""raced: somebody stored those blocks after the decision; evicted: blocks were removed after it; unpredicted: no index was asked."""
+
+
+class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One request through the gateway. `terms` has one list a score term, in the order of `candidates`."""
+
+    id: str
+    at: float
+    """Arrival, seconds since 1970."""
+    model: str = ""
+    path: str = ""
+    stream: bool = False
+    user: str = ""
+    worker: int = 0
+    policy: str = ""
+    reason: str = ""
+    """Why the policy chose so, from its closed list: prefix_match, prefix_match_skipped, least_request_fallback, ..."""
+    candidates: list[str] = []
+    terms: dict[str, list[float]] = {}
+    chosen: str = ""
+    pod_ip: str = ""
+    attempts: list[str] = []
+    """Pods that were tried before `chosen` and failed before their first byte."""
+    prompt_tokens: int = 0
+    """Counted by the gateway before routing (0: not tokenized)."""
+    block_size: int = 0
+    """Tokens a block of the chosen pod, as its events say; 0 when unknown."""
+    predicted_tokens: int | None = None
+    """Prefix hit that the index promised for the chosen pod, fixed before the request was forwarded."""
+    index_state: Literal["live", "stale", "absent"] = "absent"
+    in_flight: int = 0
+    """Requests of all workers on the chosen pod when it was chosen, this one not counted."""
+    status: int = 0
+    """HTTP status that the client saw; 0 when it left before."""
+    outcome: Outcome = "ok"
+    error: str = ""
+    cached_tokens: int | None = None
+    """Prefix hit that the engine reported."""
+    usage_prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    hit_class: HitClass = "unpredicted"
+    decide_ms: float = 0.0
+    """Head and body read to pod chosen, tokenizing included."""
+    connect_ms: float = 0.0
+    ttft_ms: float | None = None
+    """Forwarding to first token (streams) or first byte (others)."""
+    itl_ms: float | None = None
+    """Mean gap between tokens of a stream."""
+    total_ms: float = 0.0
+    """Arrival to last byte."""
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+
+class DecisionPage(msgspec.Struct, kw_only=True):
+    """Newest first. `next` is passed as `before=` for older ones; None at the end."""
+
+    items: list[DecisionRecord]
+    next: str | None = None

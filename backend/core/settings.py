@@ -1,0 +1,231 @@
+"""Every setting of every process, grouped by subject, with its unit and the reason of its default.
+
+Passed down explicitly; nothing reads them from a global. Files and variables: see `backend.core.config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+PORT_BASE = 18800
+"""First port of a stack on a laptop; the others follow in the order of docs/architecture.md."""
+
+
+@dataclass(frozen=True)
+class ListenSettings:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    """Address. Loopback by default: opening to a network is a decision."""
+    port: int = 0
+    """TCP port; 0 lets the system choose."""
+    workers: int = 2
+    """Processes that share the port (gateway only). Two, since a laptop has at least two cores."""
+
+
+@dataclass(frozen=True)
+class PodSettings:
+    """A pod named in a file instead of discovered."""
+
+    name: str
+    """Unique name, shown everywhere."""
+    address: str
+    """`host:port` of its HTTP interface."""
+    model: str
+    """Model that it serves."""
+    engine: str = "vllm"
+    """Engine family: vllm, sglang, xllm, openai."""
+    role: str = ""
+    """prefill, decode, or empty for both."""
+    roleset: str = ""
+    """RoleSet that pairs prefill and decode pods."""
+    revision: str = ""
+    """Revision of its StormService."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Kubernetes labels, for `external-filter`."""
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """Where the list of pods comes from."""
+
+    file: Path | None = None
+    """JSON list of `backend.api.fleet.Pod`, written by the pod runtime; read again when it changes."""
+    poll_s: float = 0.25
+    """Seconds between two looks at the file's change time; a look costs one system call."""
+    scrape_s: float = 2.0
+    """Seconds between two scrapes of a pod's /metrics. AIBrix scrapes every 0.05 s and pays 4-5 % of a core a pod."""
+    scrape_timeout_s: float = 1.5
+    """Seconds until a scrape counts as failed."""
+
+
+@dataclass(frozen=True)
+class PrefixCacheSettings:
+    """The `prefix-cache` policy."""
+
+    imbalance_requests: int = 8
+    """Spread of running requests above which only the least loaded pods may match (AIBrix: ..._IMBALANCE_ABS_COUNT)."""
+    deviation_factor: float = 1.0
+    """A pod is overloaded above mean + factor x sample deviation of running requests (AIBrix: ..._STANDARD_DEVIATION_FACTOR)."""
+
+
+@dataclass(frozen=True)
+class RoutingSettings:
+    """How a pod is chosen when the request does not say."""
+
+    policy: str = "prefix-cache"
+    """Default policy; a request's `routing-strategy` header wins."""
+    prefix_cache: PrefixCacheSettings = PrefixCacheSettings()
+    """Parameters of `prefix-cache`."""
+    tokenize_timeout_s: float = 5.0
+    """Seconds to wait for an engine's /tokenize; AIBrix's default."""
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """What the gateway refuses, and when it gives up."""
+
+    header_bytes: int = 65_536
+    """Largest request head."""
+    body_bytes: int = 16 * 2**20
+    """Largest request body: 413 beyond. AIBrix takes 4 MiB on Kubernetes, long-context token prompts need more."""
+    header_timeout_s: float = 10.0
+    """Seconds for a client to send a whole head and body once it began."""
+    connect_timeout_s: float = 2.0
+    """Seconds to connect to a pod."""
+    first_byte_timeout_s: float = 300.0
+    """Seconds to a pod's first byte; long prompts queue."""
+    idle_timeout_s: float = 60.0
+    """Seconds without a byte from a pod in the middle of an answer."""
+    keepalive_s: float = 75.0
+    """Seconds an idle client connection is kept."""
+    drain_s: float = 5.0
+    """Seconds a stopping worker waits for answers under way."""
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Decision records on their way to the history."""
+
+    redis_url: str = ""
+    """Stream server, such as redis://127.0.0.1:6379/0; empty keeps records in the worker only."""
+    stream: str = "workbench:decisions"
+    """Stream of batches."""
+    stream_batches: int = 20_000
+    """Approximate length at which the stream is capped."""
+    flush_s: float = 0.2
+    """Seconds between two batches: what a killed worker can lose."""
+    batch_records: int = 500
+    """Records of one batch at most."""
+    kept_records: int = 20_000
+    """Records a worker keeps while Redis is away; older ones are dropped and counted."""
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """`python -m backend.gateway --config gateway.toml`."""
+
+    listen: ListenSettings = ListenSettings(port=PORT_BASE + 2)
+    routing: RoutingSettings = RoutingSettings()
+    limits: LimitSettings = LimitSettings()
+    records: RecordSettings = RecordSettings()
+    fleet: FleetSettings = FleetSettings()
+    pods: tuple[PodSettings, ...] = ()
+    """Pods by name; used when `fleet.file` is empty."""
+    shared: Path | None = None
+    """Folder of the stack's shared files: the fleet table, counts, and the prefix index. Empty: a temporary one, no index."""
+    auth_token: str = ""
+    """When set, clients must send it as a bearer token (AIBRIX_AUTH_BEARER_TOKEN)."""
+
+
+@dataclass(frozen=True)
+class KvIndexSettings:
+    """`python -m backend.kvindex --config kvindex.toml`."""
+
+    listen: ListenSettings = ListenSettings(port=PORT_BASE + 3)
+    fleet: FleetSettings = FleetSettings()
+    pods: tuple[PodSettings, ...] = ()
+    shared: Path | None = None
+    """Folder of the shared index files; empty: a temporary one."""
+    capacity_blocks: int = 262_144
+    """Distinct blocks that the first table holds; it grows by doubling. 64 bytes a block."""
+    token_file: Path | None = None
+    """File with the bearer token that the query API asks for; empty: none (loopback only)."""
+
+
+@dataclass(frozen=True)
+class HistorySettings:
+    """Decision records from the stream to Parquet."""
+
+    folder: Path | None = None
+    """Where Parquet files are written; empty: `STATE/history`."""
+    write_s: float = 60.0
+    """Seconds between two files; until then rows are in the stream."""
+    write_rows: int = 50_000
+    """Rows that make a file early."""
+    kept_bytes: int = 2 * 2**30
+    """Oldest files are deleted beyond this size."""
+    recent_rows: int = 20_000
+    """Decisions kept in memory for pages."""
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """`python -m backend.control --config control.toml`."""
+
+    listen: ListenSettings = ListenSettings(port=PORT_BASE + 1)
+    fleet: FleetSettings = FleetSettings()
+    history: HistorySettings = HistorySettings()
+    records: RecordSettings = RecordSettings()
+    state: Path = Path(".workbench")
+    """State folder of the stack."""
+    kvindex_url: str = f"http://127.0.0.1:{PORT_BASE + 3}"
+    gateway_url: str = f"http://127.0.0.1:{PORT_BASE + 2}"
+    token_file: Path | None = None
+    """File with the operator's bearer token, 0600; made at start when missing."""
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """`python -m backend.localkube`: pods as processes from a fleet file."""
+
+    listen: ListenSettings = ListenSettings(port=PORT_BASE)
+    state: Path = Path(".workbench")
+    """State folder of the stack; pods' logs go to `STATE/pods/`."""
+    fleet: Path | None = None
+    """Fleet file (YAML); empty: the sample fleet of `backend/manifests/fleet.yaml`."""
+    subnet: str = ""
+    """First three numbers of the pods' loopback addresses; empty: derived from the port base."""
+    probe_s: float = 0.25
+    """Seconds between two readiness probes until a pod is ready; four times that afterwards."""
+    grace_s: float = 5.0
+    """Seconds from SIGTERM to SIGKILL for pods that don't set their own."""
+    first_backoff_s: float = 0.5
+    """Wait before a crashed pod's first restart; doubles up to `longest_backoff_s`."""
+    longest_backoff_s: float = 30.0
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class DashboardSettings:
+    """`python -m apps`."""
+
+    listen: ListenSettings = ListenSettings(port=PORT_BASE + 6)
+    control_url: str = f"http://127.0.0.1:{PORT_BASE + 1}"
+    token_file: Path | None = None
+    auth: Literal["token", "basic", "none"] = "token"
+    """token: the stack's own token, handed over by the printed link; basic: `users_file`; none: loopback without login."""
+    users_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole tree."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    kvindex: KvIndexSettings = KvIndexSettings()
+    control: ControlSettings = ControlSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    dashboard: DashboardSettings = DashboardSettings()

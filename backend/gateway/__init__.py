@@ -1,0 +1,1 @@
+"""The request path: HTTP, policies, decision records."""

@@ -1,0 +1,1 @@
+"""Decision records: Redis streams while hot, Parquet when cold."""

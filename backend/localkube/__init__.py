@@ -1,0 +1,1 @@
+"""The laptop: pods as processes, started from a fleet file."""

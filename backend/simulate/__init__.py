@@ -1,0 +1,1 @@
+"""Simulated engines on real sockets, traces, load generator."""

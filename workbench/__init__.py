@@ -1,0 +1,1 @@
+"""What operators import: `workbench.connect()` and the objects behind it."""

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 
-_SECRET = re.compile(r"(?i)(bearer\s+|token=|password=|authorization:\s*)(\S+)")
+_SECRET = re.compile(r"(?i)(bearer\s+|token=|password=|authorization:\s*(?!bearer))(\S+)")
 
 
 class _Formatter(logging.Formatter):

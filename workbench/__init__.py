@@ -28,14 +28,10 @@ __version__ = "0.1.0"
 
 
 @overload
-def connect(
-    target: str | Path | Endpoints | None = None, token: str | None = None, asynchronous: Literal[False] = False
-) -> Workbench: ...
+def connect(target: str | Path | Endpoints | None = None, token: str | None = None, asynchronous: Literal[False] = False) -> Workbench: ...
 @overload
 def connect(target: str | Path | Endpoints | None = None, token: str | None = None, *, asynchronous: Literal[True]) -> Connecting: ...
-def connect(
-    target: str | Path | Endpoints | None = None, token: str | None = None, asynchronous: bool = False
-) -> Workbench | Connecting:
+def connect(target: str | Path | Endpoints | None = None, token: str | None = None, asynchronous: bool = False) -> Workbench | Connecting:
     """A workbench on a running stack.
 
     `target` is a control API's URL (with its `token`, else the variable WORKBENCH_TOKEN), a state folder, or nothing: then the

@@ -65,7 +65,9 @@ def running(endpoints: Endpoints, token: str | None = None, release: Callable[[]
         try:
             token = Path(endpoints.token_file).read_text().strip()
         except OSError as error:
-            raise Unauthorized(f"{endpoints.token_file} cannot be read: {error.strerror}.", fix="Pass token=..., or ask its owner.") from error
+            raise Unauthorized(
+                f"{endpoints.token_file} cannot be read: {error.strerror}.", fix="Pass token=..., or ask its owner."
+            ) from error
     target = Target(control=endpoints.control, token=token or "", endpoints=endpoints)
     return target if release is None else Target(target.control, target.token, endpoints, release)
 

@@ -51,7 +51,9 @@ class Transport:
                 if last_try:
                     raise self._unreachable(error) from error
             except httpx.TimeoutException as error:
-                raise Unavailable(f"{self.url} did not answer {path} in time.", fix="Is it overloaded? See STATE/logs/control.log.") from error
+                raise Unavailable(
+                    f"{self.url} did not answer {path} in time.", fix="Is it overloaded? See STATE/logs/control.log."
+                ) from error
             except (httpx.TransportError, RuntimeError) as error:
                 raise self._unreachable(error) from error
         if response.status_code >= 400:

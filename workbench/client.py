@@ -20,7 +20,7 @@ from backend.api.endpoints import Endpoints
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, PodView
 from workbench import _target, results
-from workbench._transport import Transport
+from workbench._transport import Params, Transport
 from workbench.errors import NotFound, UsageError
 from workbench.explanation import Explanation
 
@@ -92,7 +92,7 @@ class AsyncRouter:
         """The newest `limit` decisions that fit the filters; `before` continues where `.next` of another answer ended."""
         if limit < 1:
             raise UsageError(f"limit is {limit}, at least 1 is needed.")
-        filters = {"limit": limit, "model": model, "pod": pod, "policy": policy, "outcome": outcome, "before": before}
+        filters: Params = {"limit": limit, "model": model, "pod": pod, "policy": policy, "outcome": outcome, "before": before}
         self.last = results.DecisionsTable(await self._transport.get(DecisionPage, routes.DECISIONS, filters))
         return self.last
 

@@ -5,6 +5,7 @@ A result is what was true at one moment; it never asks the server again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -167,7 +168,19 @@ class DecisionsTable(Table[DecisionRecord]):
     """Requests through the gateway, newest first. `next` is what `before=` takes for older ones, None at the end."""
 
     columns = ()
-    shown = ("id", "model", "policy", "chosen", "reason", "prompt_tokens", "predicted_tokens", "cached_tokens", "hit_class", "ttft_ms", "outcome")
+    shown = (
+        "id",
+        "model",
+        "policy",
+        "chosen",
+        "reason",
+        "prompt_tokens",
+        "predicted_tokens",
+        "cached_tokens",
+        "hit_class",
+        "ttft_ms",
+        "outcome",
+    )
     title = "Decisions"
     empty = "No requests yet. `workbench replay conversation-sample` sends some."
 
@@ -265,6 +278,6 @@ def _spark(row: Sequence[int], width: int = 32) -> str:
         return ""
     width = min(width, len(row))
     edges = [len(row) * at // width for at in range(width + 1)]
-    sums = [sum(row[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    sums = [sum(row[low:high]) for low, high in itertools.pairwise(edges)]
     most = max(sums)
     return "".join(" " if not count else "▁▂▃▄▅▆▇█"[min(7, count * 8 // (most + 1))] for count in sums)

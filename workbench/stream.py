@@ -76,7 +76,8 @@ async def follow(transport: Transport, topics: Sequence[str] = (), *, since: int
 
 async def parse(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
     """Server-sent events from their lines. Kinds that this version does not know are passed over."""
-    kind, data, version = "", [], None
+    kind, version = "", None
+    data: list[str] = []
     async for line in lines:
         if not line:
             if (event := _event(kind, "\n".join(data), version)) is not None:

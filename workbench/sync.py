@@ -167,7 +167,12 @@ class Workbench(_show.Shown):
 
     def replay(self, trace: str | Path, **options: Any) -> Replay:
         """Send a trace's requests through the gateway and measure; options as `workbench.traffic.replay`."""
-        return self._loop.run(self._core.replay(trace, **options))
+        from workbench import traffic
+
+        enabled = options.pop("progress", True)
+        part = {name: options[name] for name in ("offset", "repeat") if name in options}
+        progress = traffic.progress_of(trace, options.get("limit"), **part, enabled=enabled)
+        return self._loop.run(self._core.replay(trace, progress=progress, **options))
 
     def close(self) -> None:
         """Leave the stack; one that `connect` started is ended. A second call does nothing."""

@@ -205,7 +205,16 @@ class RuntimeSettings:
     first_backoff_s: float = 0.5
     """Wait before a crashed pod's first restart; doubles up to `longest_backoff_s`."""
     longest_backoff_s: float = 30.0
+    healthy_s: float = 30.0
+    """Seconds of health after which a pod's earlier crashes are forgiven."""
+    pod_port: int = 8000
+    """HTTP port of every pod, where each has an address of its own."""
+    log_bytes: int = 10 * 2**20
+    """Size at which a pod's log is cut; one older part is kept."""
+    engines: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """How to start an engine: its command line with {places}, see `backend.localkube.runtime.commands`."""
     token_file: Path | None = None
+    """File with the bearer token that the runtime's own API asks for; empty: none (loopback only)."""
 
 
 @dataclass(frozen=True)

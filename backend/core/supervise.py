@@ -63,6 +63,11 @@ class Supervisor:
         self.failure = self.failure or failure
         self._stopped.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
     async def wait_stopped(self) -> None:
         await self._stopped.wait()
         if self.failure is not None:

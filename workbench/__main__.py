@@ -42,9 +42,7 @@ def _failed(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    if isinstance(error, WorkbenchError):
-        print(f"workbench: {error}", file=sys.stderr)
-    elif isinstance(error, OSError):
+    if isinstance(error, (WorkbenchError, OSError)):
         print(f"workbench: {error}", file=sys.stderr)
     else:
         print(f"workbench: unexpected {type(error).__name__}: {error}\nWORKBENCH_DEBUG=1 shows where.", file=sys.stderr)

@@ -74,11 +74,11 @@ def running(endpoints: Endpoints, token: str | None = None, release: Callable[[]
 
 def start(state: Path, token: str | None) -> Target:
     """Start a detached stack in `state` and wait until it is ready; the workbench ends it when closed."""
-    from backend.launch import stack
+    from backend.launch import background, ending
 
-    endpoints = stack.detached(state)
+    endpoints = background.detached(state)
 
     def release() -> None:
-        stack.down(state)
+        ending.down(state)
 
     return running(endpoints, token, release)

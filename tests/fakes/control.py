@@ -159,7 +159,7 @@ def _error(status: int, kind: str, message: str) -> web.Response:
 def running(app: web.Application) -> Iterator[str]:
     """Serve `app` on a free port from a thread of its own, so that blocking clients can be tested; yields its URL."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
 
     async def start() -> int:
         await runner.setup()

@@ -14,6 +14,7 @@ from workbench.commands import _output
 from workbench.errors import NotConnected, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from backend.api.endpoints import Endpoints
     from workbench.client import Prompt
     from workbench.sync import Workbench
 
@@ -32,7 +33,7 @@ def connect(arguments: argparse.Namespace) -> Workbench:
     return Workbench.connect(running(arguments.state), arguments.token)
 
 
-def running(state: Path | None):  # type: ignore[no-untyped-def]
+def running(state: Path | None) -> Endpoints:
     """Endpoints of the stack in `state`. Raises NotConnected."""
     from backend import launch
 

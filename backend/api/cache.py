@@ -40,6 +40,13 @@ class SourceState(msgspec.Struct, kw_only=True, omit_defaults=True):
     block_size: int = 0
 
 
+class SourcePage(msgspec.Struct, kw_only=True):
+    """All event streams; they fit one page."""
+
+    items: list[SourceState]
+    next: str | None = None
+
+
 class SharedPrefix(msgspec.Struct, kw_only=True):
     """A block that several pods hold, or that many blocks follow: what the fleet shares."""
 

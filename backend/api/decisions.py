@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from backend.api.fleet import PodView
+
 Outcome = Literal["ok", "client_gone", "upstream_error", "upstream_reset", "timeout", "refused", "aborted", "truncated"]
 """refused: by the gateway itself; aborted: the engine was draining; truncated: the engine went away in mid-answer."""
 
@@ -69,3 +71,9 @@ class DecisionPage(msgspec.Struct, kw_only=True):
 
     items: list[DecisionRecord]
     next: str | None = None
+
+
+class PodDetail(PodView, kw_only=True):
+    """One pod with the newest decisions that chose it."""
+
+    decisions: list[DecisionRecord] = []

@@ -20,3 +20,10 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=True):
     cause: str = ""
     fix: str = ""
     since: float = 0.0
+
+
+class FindingPage(msgspec.Struct, kw_only=True):
+    """All findings, worst first; they fit one page."""
+
+    items: list[Finding]
+    next: str | None = None

@@ -177,6 +177,8 @@ class ControlSettings:
 
     listen: ListenSettings = ListenSettings(port=PORT_BASE + 1)
     fleet: FleetSettings = FleetSettings()
+    pods: tuple[PodSettings, ...] = ()
+    """Pods by name, beside those of `fleet.file`."""
     history: HistorySettings = HistorySettings()
     records: RecordSettings = RecordSettings()
     state: Path = Path(".workbench")

@@ -1,0 +1,37 @@
+"""What the findings look at: everything that control knows at one moment. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backend.api.cache import SourceState
+from backend.api.fleet import PodView
+from backend.history.model import HistoryTrouble
+
+
+@dataclass(frozen=True)
+class PeerView:
+    """Another process of the stack. `error` is empty while it answers."""
+
+    url: str
+    error: str = ""
+    since: float = 0.0
+    """When it stopped answering."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One moment. `grown` holds how much a counter grew over the last ten minutes, by its name."""
+
+    now: float
+    pods: Sequence[PodView] = ()
+    fleet_problem: str = ""
+    sources: Sequence[SourceState] = ()
+    prefix_cache_used: bool = False
+    """A request of the last minute was decided by what pods have cached."""
+    kvindex: PeerView = PeerView("")
+    gateway: PeerView = PeerView("")
+    redis_configured: bool = True
+    history: HistoryTrouble = field(default_factory=HistoryTrouble)
+    grown: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,179 @@
+"""Control at work: follows fleet, index, gateway and history, and keeps the newest snapshot, findings and events of all of them.
+
+Owns the tasks; what is wrong is decided in `findings`, what the figures mean in `kpis`. The HTTP side only reads from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import httpx
+import msgspec
+
+from backend.api import routes
+from backend.api.decisions import DecisionRecord
+from backend.api.findings import Finding
+from backend.api.fleet import FleetSnapshot, Pod, PodView
+from backend.control.events import EventHub
+from backend.control.findings import Remembered, findings
+from backend.control.growth import Growth
+from backend.control.kpis import TrafficWindow
+from backend.control.model import View
+from backend.control.peers import Gateway, Index
+from backend.core.clock import Clock, SystemClock
+from backend.core.settings import ControlSettings
+from backend.core.supervise import Supervisor
+from backend.fleet.scraper import Scraper
+from backend.fleet.source import FleetSource
+from backend.history.service import History
+
+REFRESH_S = 1.0
+"""Seconds between two looks at what changed; also the fastest rhythm of `fleet` events."""
+INDEX_S = 2.0
+GATEWAY_S = 5.0
+DECISIONS_S = 0.5
+"""Rhythm of `decisions` events."""
+DECISIONS_SENT = 50
+"""Newest decisions an event; the others are in the list and the event says how many."""
+
+
+class Control:
+    """Everything that control knows. `start` begins, `close` ends."""
+
+    def __init__(self, settings: ControlSettings, tasks: Supervisor, *, token: str = "", clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.tasks = tasks
+        self.clock: Clock = clock or SystemClock()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.http = httpx.AsyncClient(timeout=30.0, trust_env=False, headers=headers)
+        self.pods_http = httpx.AsyncClient(timeout=30.0, trust_env=False)
+        """For pods, which are never shown our token."""
+        self.source = FleetSource(settings.fleet, settings.pods)
+        self.scraper = Scraper(settings.fleet, tasks, clock=self.clock)
+        self.index = Index("kvindex", settings.kvindex_url, self.http, self.clock)
+        self.gateway = Gateway("gateway", settings.gateway_url, self.http, self.clock)
+        folder = settings.history.folder or settings.state / "history"
+        self.history = History(folder, settings.history, settings.records, on_records=self._arrived, clock=self.clock)
+        self.hub = EventHub(self.clock.now())
+        self.traffic = TrafficWindow()
+        self.findings: list[Finding] = []
+        self.snapshot = FleetSnapshot(version=self.hub.version, at=self.clock.now(), pods=[])
+        self._remembered = Remembered()
+        self._growth = Growth()
+        self._fresh: list[DecisionRecord] = []
+        self._decided = asyncio.Event()
+
+    @property
+    def pods(self) -> list[Pod]:
+        return self.source.pods
+
+    async def start(self) -> None:
+        """Read what is on the disk, then follow everything. Raises ConfigError for pods that cannot be read at all."""
+        self.traffic.add(await self.history.load())
+        self.history.start(self.tasks)
+        self.tasks.start("fleet", self._follow_fleet)
+        self.tasks.start("index", self._follow_index)
+        self.tasks.start("gateway", self._follow_gateway)
+        self.tasks.start("decisions", self._send_decisions)
+        self.tasks.start("refresh", self._refresh_always)
+
+    async def close(self) -> None:
+        self.hub.close()
+        await self.history.close()
+        await self.tasks.close()
+        await self.scraper.close()
+        await self.http.aclose()
+        await self.pods_http.aclose()
+
+    def fleet(self) -> FleetSnapshot:
+        """The newest snapshot, with the time of this moment."""
+        return msgspec.structs.replace(self.snapshot, at=self.clock.now())
+
+    def refresh(self) -> None:
+        """Look at everything once; publish what differs in more than a time."""
+        now = self.clock.now()
+        views = [PodView(pod=pod, load=self.scraper.load(pod.name)) for pod in self.source.pods]
+        snapshot = FleetSnapshot(version=self.snapshot.version, at=now, pods=views, **self.traffic.kpis(now)._asdict())
+        if timeless(snapshot) != timeless(self.snapshot):
+            snapshot.version = self.hub.version + 1
+            self.hub.publish_at(snapshot.version, routes.EVENT_FLEET, snapshot)
+        self.snapshot = snapshot
+        found = self._remembered.update(findings(self._view(now)), now)
+        if found != self.findings:
+            self.findings = found
+            self.hub.publish(routes.EVENT_FINDINGS, found)
+
+    def _view(self, now: float) -> View:
+        sources = self.index.sources
+        return View(
+            now=now,
+            pods=self.snapshot.pods,
+            fleet_problem=str(self.source.problem or ""),
+            sources=sources,
+            prefix_cache_used=self.traffic.uses("prefix-cache", now),
+            kvindex=self.index.view,
+            gateway=self.gateway.view,
+            redis_configured=bool(self.settings.records.redis_url),
+            history=self.history.trouble,
+            grown=self._growth.update(self._counters(), now),
+        )
+
+    def _counters(self) -> Mapping[str, float]:
+        counters: dict[str, float] = {
+            "records-dropped": self.gateway.dropped_records,
+            "records-trimmed": self.history.counters.trimmed,
+            "records-unreadable": self.history.counters.unreadable,
+        }
+        for source in self.index.sources:
+            name = f"{source.pod}/{source.rank}"
+            counters[f"missed:{name}"] = source.missed
+            counters[f"gaps:{name}"] = source.gaps
+            counters[f"skipped:{name}"] = sum(source.skipped.values())
+        return counters
+
+    def _arrived(self, records: Sequence[DecisionRecord]) -> None:
+        self.traffic.add(records)
+        self._fresh += records
+        self._decided.set()
+
+    async def _follow_fleet(self) -> None:
+        async for pods in self.source.changes():
+            await self.scraper.follow(pods)
+            self.refresh()
+
+    async def _follow_index(self) -> None:
+        published: list[object] = []
+        while True:
+            await self.index.refresh()
+            if self.index.sources != published:
+                published = list(self.index.sources)
+                self.hub.publish(routes.EVENT_SOURCES, published)
+            await asyncio.sleep(INDEX_S)
+
+    async def _follow_gateway(self) -> None:
+        while True:
+            await self.gateway.refresh()
+            await asyncio.sleep(GATEWAY_S)
+
+    async def _send_decisions(self) -> None:
+        while True:
+            await self._decided.wait()
+            self._decided.clear()
+            fresh, self._fresh = self._fresh, []
+            left_out = max(0, len(fresh) - DECISIONS_SENT)
+            newest = sorted(fresh, key=lambda record: record.at + record.total_ms / 1000, reverse=True)[:DECISIONS_SENT]
+            self.hub.publish(routes.EVENT_DECISIONS, newest, note=f"{left_out} older decisions left out" if left_out else "")
+            await asyncio.sleep(DECISIONS_S)
+
+    async def _refresh_always(self) -> None:
+        while True:
+            self.refresh()
+            await asyncio.sleep(REFRESH_S)
+
+
+def timeless(snapshot: FleetSnapshot) -> tuple[object, ...]:
+    """What of a snapshot counts as a change: everything but the moments at which it was looked at."""
+    replace = msgspec.structs.replace
+    bare = replace(snapshot, at=0.0, version=0, pods=[])
+    return (bare, [(view.pod, replace(view.load, scraped_at=0.0)) for view in snapshot.pods])

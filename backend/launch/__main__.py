@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_namespace(found: argparse.Namespace) -> UpOptions:
-    """UpOptions from parsed arguments and REDIS_URL. Raises UsageError."""
+    """UpOptions from parsed arguments. Raises UsageError."""
     if not 1 <= found.workers <= 64:
         raise UsageError(f"--workers must lie between 1 and 64, not at {found.workers}.")
     return UpOptions(
@@ -52,7 +51,6 @@ def from_namespace(found: argparse.Namespace) -> UpOptions:
         dashboard=not found.no_dashboard,
         traffic=not found.no_traffic,
         exit_after_s=found.exit_after,
-        redis_url=os.environ.get("REDIS_URL", ""),
     )
 
 

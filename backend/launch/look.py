@@ -27,12 +27,15 @@ def find(state: Path | str = DEFAULT_STATE) -> Endpoints | None:
     return endpoints if lock.holder(layout.lock) == endpoints.pid and processes.alive(endpoints.pid) else None
 
 
-def status(state: Path | str = DEFAULT_STATE, *, sample_s: float = 0.3) -> StackStatus:
-    """Every process of the stack at `state`, with memory and processor time measured over `sample_s` (blocks that long)."""
+def status(state: Path | str = DEFAULT_STATE, *, sample_s: float = 0.3) -> StackStatus | None:
+    """Every process of the stack at `state`, with memory and processor time measured over `sample_s` (blocks that long).
+
+    None when no stack runs there.
+    """
     layout = _layout(state)
     pid = lock.holder(layout.lock)
     if not pid:
-        return StackStatus(state=str(layout.state))
+        return None
     table = [_up(pid, layout), *_parts(layout), *_pods(layout)]
     leaders = [row.pid for row in table if row.pid]
     before, began = processes.session_usage(leaders), time.monotonic()
@@ -48,7 +51,6 @@ def status(state: Path | str = DEFAULT_STATE, *, sample_s: float = 0.3) -> Stack
     endpoints = find(state)
     return StackStatus(
         state=str(layout.state),
-        running=True,
         ready=endpoints is not None and all(row.state == "ready" for row in table),
         pid=pid,
         uptime_s=round(time.time() - processes.started_at(pid), 1),

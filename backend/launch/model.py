@@ -33,10 +33,9 @@ class ProcessStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class StackStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A stack as a whole. `running` is false when nobody holds the state folder; the rest is empty then."""
+    """A stack that runs, or starts (`ready` is false then)."""
 
     state: str
-    running: bool = False
     ready: bool = False
     pid: int = 0
     uptime_s: float = 0.0
@@ -44,3 +43,14 @@ class StackStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
     processes: list[ProcessStatus] = []
     rss_bytes: int = 0
     cpu_percent: float = 0.0
+
+    def __repr__(self) -> str:
+        rows = [("NAME", "PID", "STATE", "RESTARTS", "MEMORY", "CPU", "URL")]
+        for row in self.processes:
+            pid = str(row.pid) if row.pid else "-"
+            memory = f"{row.rss_bytes / 2**20:.0f} MiB"
+            rows.append((row.name, pid, row.state, str(row.restarts), memory, f"{row.cpu_percent:.1f} %", row.url or row.reason))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        total = f"{self.rss_bytes / 2**20:.0f} MiB resident, {self.cpu_percent:.1f} % of one core"
+        return "\n".join([f"{self.state}: {'ready' if self.ready else 'not ready'}, up {self.uptime_s:.0f} s, {total}", *lines])

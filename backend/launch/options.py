@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +24,8 @@ class UpOptions:
     dashboard: bool = True
     traffic: bool = True
     exit_after_s: float | None = None
-    redis_url: str = ""
-    """A Valkey or Redis to use instead of starting one (`REDIS_URL`)."""
+    redis_url: str = field(default_factory=lambda: os.environ.get("REDIS_URL", ""))
+    """A Valkey or Redis to use instead of starting one; the variable REDIS_URL unless given."""
     start_timeout_s: float = 60.0
     """Seconds until parts that are not ready fail the start."""
 

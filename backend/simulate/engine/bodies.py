@@ -1,0 +1,132 @@
+"""Answers to completion requests as vLLM writes them: whole bodies, and the chunks of a stream in their order.
+
+A stream's constant beginning and end are built once; a chunk is three joins of bytes, because a busy engine sends thousands a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from backend.simulate.engine.model import FinishReason, Sequence
+from backend.simulate.engine.requests import Asked
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+
+_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """What all parts of one answer share."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+def usage(asked: Asked, sequence: Sequence, *, block_size: int, details: bool, whole: bool) -> dict[str, object]:
+    """Token counts. `whole` bodies carry empty fields too, chunks leave them out."""
+    counts: dict[str, object] = {
+        "prompt_tokens": sequence.prompt_tokens,
+        "total_tokens": sequence.prompt_tokens + sequence.generated,
+        "completion_tokens": sequence.generated,
+    }
+    # Only chat counts what it added to the cache: the prompt's full blocks that were not there.
+    added = (
+        sequence.prompt_tokens // block_size * block_size - sequence.cached_tokens
+        if asked.chat and sequence.scheduled_at is not None
+        else None
+    )
+    if details:
+        shown: dict[str, object] = {"cached_tokens": sequence.cached_tokens}
+        if whole or added is not None:
+            shown["created_cache_tokens"] = added
+        counts["prompt_tokens_details"] = {**shown, "multimodal_tokens": None} if whole else shown
+    elif whole:
+        counts["prompt_tokens_details"] = None
+    if whole:
+        counts["completion_tokens_details"] = None
+    return counts
+
+
+def whole_body(head: AnswerHead, asked: Asked, sequence: Sequence, text: str, counts: dict[str, object]) -> bytes:
+    """The answer to a request without `stream`."""
+    ids = asked.return_token_ids
+    prompt_ids = sequence.tokens[: sequence.prompt_tokens] if ids else None
+    output_ids = sequence.tokens[sequence.prompt_tokens :] if ids else None
+    ended: dict[str, object] = {"logprobs": None, "finish_reason": sequence.finish_reason, "stop_reason": None, "token_ids": output_ids}
+    if asked.chat:
+        message = {"role": "assistant", "content": text, "refusal": None, "annotations": None, "audio": None}
+        message |= {"function_call": None, "reasoning": None}
+        choice: dict[str, object] = {"index": 0, "message": message, **ended, "routed_experts": None}
+        more: dict[str, object] = {"prompt_logprobs": None, "prompt_token_ids": prompt_ids, "prompt_text": None}
+    else:
+        choice = {"index": 0, "text": text, **ended, "prompt_logprobs": None, "prompt_token_ids": prompt_ids, "routed_experts": None}
+        more = {}
+    return _json(
+        {
+            "id": head.id,
+            "object": "chat.completion" if asked.chat else "text_completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [choice],
+            "service_tier": None,
+            "system_fingerprint": head.fingerprint,
+            "usage": counts,
+            **more,
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": None,
+        }
+    )
+
+
+class ChunkWriter:
+    """Writes the chunks of one stream."""
+
+    def __init__(self, head: AnswerHead, asked: Asked) -> None:
+        kind = "chat.completion.chunk" if asked.chat else "text_completion"
+        shared = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
+        self._asked = asked
+        self._fingerprint = head.fingerprint
+        self._open = b"data: " + _json(shared)[:-1] + b',"choices":['
+        self._text_field = b'{"index":0,"delta":{"content":' if asked.chat else b'{"index":0,"text":'
+        self._close_delta = b'},"logprobs":null,"finish_reason":' if asked.chat else b',"logprobs":null,"finish_reason":'
+        self._first_completion = not asked.chat
+
+    def role(self, sequence: Sequence, counts: dict[str, object] | None) -> bytes:
+        """Chat's first chunk, sent with the first token."""
+        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        prompt = sequence.tokens[: sequence.prompt_tokens] if self._asked.return_token_ids else None
+        return self._chunk(_json(choice), counts, b',"prompt_token_ids":' + _json(prompt) + b',"prompt_text":null')
+
+    def text(
+        self, sequence: Sequence, text: str, token: int | None, reason: FinishReason | None, counts: dict[str, object] | None
+    ) -> bytes:
+        """One token's chunk, also for a token without text; the last one carries why the answer ended."""
+        ended = b"null" if reason is None else _json(reason)
+        parts = [self._text_field, _json(text), self._close_delta, ended]
+        if reason is not None or not self._asked.chat:
+            parts.append(b',"stop_reason":null')
+        if self._first_completion:
+            prompt = sequence.tokens[: sequence.prompt_tokens] if self._asked.return_token_ids else None
+            parts.append(b',"prompt_token_ids":' + _json(prompt))
+            self._first_completion = False
+        elif not self._asked.chat:
+            parts.append(b',"prompt_token_ids":null')
+        ids = b"[%d]" % token if self._asked.return_token_ids and token is not None else b"null"
+        parts.append(b',"token_ids":' + ids + b"}")
+        # Completion chunks name an empty usage, chat chunks leave it out.
+        return self._chunk(b"".join(parts), counts, b"" if self._asked.chat or counts is not None else b',"usage":null')
+
+    def usage(self, counts: dict[str, object]) -> bytes:
+        """The chunk without choices that `include_usage` asks for."""
+        return self._chunk(b"", counts, b',"system_fingerprint":' + _json(self._fingerprint))
+
+    def _chunk(self, choice: bytes, counts: dict[str, object] | None, rest: bytes = b"") -> bytes:
+        counted = b"" if counts is None else b',"usage":' + _json(counts)
+        return b"".join((self._open, choice, b"]", counted, rest, b"}\n\n"))

@@ -48,9 +48,11 @@ def endless(file: Path) -> Iterator[traces.TraceRequest]:
 
 async def model_of(pods_file: Path) -> str:
     """The model that most ready pods serve; waits until there is one."""
-    while not (served := served_models(pods_file)):
+    while True:
+        served = served_models(pods_file)
+        if served:
+            return served.most_common(1)[0][0]
         await asyncio.sleep(LOOK_S)
-    return served.most_common(1)[0][0]
 
 
 def served_models(pods_file: Path) -> Counter[str]:

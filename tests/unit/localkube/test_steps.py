@@ -1,0 +1,127 @@
+"""A pod's life, decision by decision. Not here: processes and sockets (test_pods)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.localkube.runtime import model, steps
+from backend.localkube.runtime.model import Action, Goal, Limits, Phase, PodSpec, Tracked
+
+LIMITS = Limits(grace_s=5, leave_s=0.5, first_backoff_s=1, longest_backoff_s=8, healthy_s=30, unready_after=2, restart_after=4)
+SPEC = PodSpec(name="vllm-0", model="qwen3-8b", startup_s=60)
+CHANGED = PodSpec(name="vllm-0", model="qwen3-8b", startup_s=60, args={"block-size": "16"})
+
+
+def pod(phase: Phase, **more: object) -> Tracked:
+    known = {"pid": 100, "started_at": 1.0} if phase in model.RUNNING else {}
+    return replace(Tracked(SPEC, phase=phase), **{**known, **more})
+
+
+CASES = [
+    # id, pod before, event, now, phase after, actions, due after
+    ("a_new_pod_starts_at_once", steps.fresh(SPEC, 0), model.Tick(), 0.0, Phase.BACKOFF, (Action.START,), 0.0),
+    ("backoff_is_waited_for", pod(Phase.BACKOFF, due=9), model.Tick(), 8.0, Phase.BACKOFF, (), 9.0),
+    ("a_started_pod_has_its_startup_time", pod(Phase.BACKOFF), model.Started(7, 2.0), 10.0, Phase.STARTING, (), 70.0),
+    ("the_first_good_probe_makes_ready", pod(Phase.STARTING), model.Probed(True), 1.0, Phase.READY, (), 0.0),
+    ("a_bad_probe_while_starting_is_patience", pod(Phase.STARTING, due=60), model.Probed(False, "refused"), 1.0, Phase.STARTING, (), 60.0),
+    ("a_start_that_takes_too_long_is_ended", pod(Phase.STARTING, due=60), model.Tick(), 60.0, Phase.ENDING, (Action.TERMINATE,), 65.0),
+    ("one_bad_probe_is_forgiven", pod(Phase.READY), model.Probed(False, "slow"), 1.0, Phase.READY, (), 0.0),
+    ("the_second_takes_it_out_of_routing", pod(Phase.READY, failures=1), model.Probed(False, "slow"), 1.0, Phase.UNREADY, (), 0.0),
+    ("a_hung_pod_is_replaced", pod(Phase.UNREADY, failures=3), model.Probed(False, "slow"), 1.0, Phase.ENDING, (Action.TERMINATE,), 6.0),
+    ("an_unready_pod_comes_back", pod(Phase.UNREADY, failures=3), model.Probed(True), 1.0, Phase.READY, (), 0.0),
+    ("an_unwanted_pod_is_announced_first", pod(Phase.READY), model.Unwanted(), 1.0, Phase.LEAVING, (), 1.5),
+    ("then_told", pod(Phase.LEAVING, due=1.5), model.Tick(), 1.5, Phase.ENDING, (Action.TERMINATE,), 6.5),
+    ("then_killed", pod(Phase.ENDING, due=6.5), model.Tick(), 6.5, Phase.ENDING, (Action.KILL,), 7.5),
+    ("nobody_needs_telling_when_all_ends", pod(Phase.READY), model.Unwanted(at_once=True), 1.0, Phase.ENDING, (Action.TERMINATE,), 6.0),
+    ("one_that_never_served_is_told_at_once", pod(Phase.STARTING), model.Unwanted(), 1.0, Phase.ENDING, (Action.TERMINATE,), 6.0),
+    ("one_without_a_process_is_forgotten", pod(Phase.BACKOFF, due=9), model.Unwanted(), 1.0, Phase.BACKOFF, (Action.FORGET,), 9.0),
+    ("the_same_spec_changes_nothing", pod(Phase.READY), model.Wanted(SPEC), 1.0, Phase.READY, (), 0.0),
+    ("another_spec_needs_another_process", pod(Phase.READY), model.Wanted(CHANGED), 1.0, Phase.LEAVING, (), 1.5),
+    ("a_corrected_spec_skips_the_backoff", pod(Phase.BACKOFF, due=9, backoff_s=8), model.Wanted(CHANGED), 1.0, Phase.BACKOFF, (), 1.0),
+    ("a_restart_is_announced_first", pod(Phase.READY), model.RestartAsked(), 1.0, Phase.LEAVING, (), 1.5),
+    ("a_restart_skips_the_backoff", pod(Phase.BACKOFF, due=9), model.RestartAsked(), 1.0, Phase.BACKOFF, (), 1.0),
+    ("an_adopted_ready_pod_stays_ready", pod(Phase.BACKOFF), model.Adopted(7, 2.0, ready=True), 1.0, Phase.READY, (), 0.0),
+    ("an_adopted_starting_pod_is_probed_first", pod(Phase.BACKOFF), model.Adopted(7, 2.0), 1.0, Phase.STARTING, (), 61.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "now", "phase", "actions", "due"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_a_step(before, event, now, phase, actions, due):
+    after = steps.step(before, event, LIMITS, now)
+    assert (after.pod.phase, after.actions, after.pod.due) == (phase, actions, due)
+
+
+def test_the_backoff_doubles_up_to_its_limit_and_counts_restarts():
+    crashing, waits = steps.fresh(SPEC, 0.0), []
+    for now in range(0, 50, 10):
+        crashing = steps.step(crashing, model.Started(7, 1.0), LIMITS, now).pod
+        crashing = steps.step(crashing, model.Exited("exit code 1"), LIMITS, now).pod
+        waits.append(crashing.due - now)
+    assert (waits, crashing.restarts, crashing.reason) == ([1, 2, 4, 8, 8], 5, "exit code 1")
+
+
+def test_a_healthy_time_forgives_earlier_crashes():
+    settled = pod(Phase.READY, since=0.0, backoff_s=8.0)
+    assert steps.step(settled, model.Exited("killed"), LIMITS, 29.0).pod.due == 29.0 + 8
+    assert steps.step(settled, model.Exited("killed"), LIMITS, 30.0).pod.due == 30.0 + 1
+
+
+def test_a_planned_end_is_followed_by_a_start_with_the_new_spec_at_once():
+    leaving = steps.step(pod(Phase.READY), model.Wanted(CHANGED), LIMITS, 0.0).pod
+    ending = steps.step(leaving, model.Tick(), LIMITS, 0.5).pod
+    gone = steps.step(ending, model.Exited("exit code 0"), LIMITS, 0.7).pod
+    assert (gone.spec, gone.due, gone.backoff_s, gone.restarts) == (CHANGED, 0.7, 0.0, 1)
+    assert steps.step(gone, model.Tick(), LIMITS, 0.7).actions == (Action.START,)
+
+
+def test_a_pod_that_is_wanted_again_while_it_leaves_comes_back():
+    leaving = steps.step(pod(Phase.READY), model.Unwanted(), LIMITS, 0.0).pod
+    back = steps.step(leaving, model.Wanted(SPEC), LIMITS, 0.1).pod
+    ending = steps.step(back, model.Tick(), LIMITS, 0.5).pod
+    gone = steps.step(ending, model.Exited("exit code 0"), LIMITS, 0.6)
+    assert (gone.actions, gone.pod.goal, gone.pod.due) == ((), Goal.RUN, 0.6)
+
+
+def test_a_removed_pod_is_forgotten_when_its_process_is_gone():
+    ending = steps.step(pod(Phase.READY), model.Unwanted(at_once=True), LIMITS, 0.0).pod
+    assert steps.step(ending, model.Exited("exit code 0"), LIMITS, 0.2).actions == (Action.FORGET,)
+
+
+_events = st.one_of(
+    st.builds(model.Wanted, st.sampled_from([SPEC, CHANGED])),
+    st.builds(model.Unwanted, st.booleans()),
+    st.just(model.RestartAsked()),
+    st.builds(model.Probed, st.booleans()),
+    st.just(model.Tick()),
+    st.just("exit"),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(_events, st.floats(0, 40)), max_size=30))
+def test_whatever_happens_there_is_one_process_at_most_and_the_pod_never_gets_stuck(happenings):
+    now, current, forgotten = 0.0, steps.fresh(SPEC, 0.0), False
+    for event, passed in happenings:
+        now += passed
+        if event == "exit":
+            if current.phase is Phase.BACKOFF:
+                continue
+            event = model.Exited("exit code 1")
+        result = steps.step(current, event, LIMITS, now)
+        current = result.pod
+        if Action.FORGET in result.actions:
+            forgotten = True
+            break
+        if Action.START in result.actions:
+            assert current.pid == 0, "a second process beside the first"
+            current = steps.step(current, model.Started(7, now), LIMITS, now).pod
+        assert (current.pid > 0) == (current.phase in model.RUNNING)
+        if current.phase in (Phase.BACKOFF, Phase.STARTING, Phase.LEAVING, Phase.ENDING):
+            assert current.due <= now + 60, "a phase that nothing ends"
+    assert forgotten or current.goal in Goal

@@ -11,13 +11,11 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from backend.api import routes
-from backend.api.cache import CacheMap, ProbeRequest, ProbeResult, SourceState
+from backend.api.cache import CacheMap, ProbeRequest, ProbeResult, SourcePage
 from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.endpoints import Endpoints
-from backend.api.findings import Finding
+from backend.api.findings import FindingPage
 from backend.api.fleet import FleetSnapshot, PodView
 from workbench import _target, results
 from workbench._transport import Params, Transport
@@ -30,14 +28,6 @@ if TYPE_CHECKING:
 
 Message = dict[str, object]
 Prompt = str | Sequence[int] | Sequence[Message]
-
-
-class _Sources(msgspec.Struct):
-    items: list[SourceState]
-
-
-class _Findings(msgspec.Struct):
-    items: list[Finding]
 
 
 class AsyncFleet:
@@ -75,7 +65,7 @@ class AsyncCache:
 
     async def sources(self) -> results.SourcesTable:
         """The event streams that the index follows, with lag, gaps and restarts."""
-        answer = await self._transport.get(_Sources, routes.CACHE_SOURCES)
+        answer = await self._transport.get(SourcePage, routes.CACHE_SOURCES)
         return results.SourcesTable(answer.items, at=time.time())
 
 
@@ -106,10 +96,10 @@ class AsyncWorkbench:
 
     def __init__(self, target: _target.Target) -> None:
         self.target = target
-        self._transport = Transport(target.control, target.token)
-        self.fleet = AsyncFleet(self._transport)
-        self.cache = AsyncCache(self._transport)
-        self.router = AsyncRouter(self._transport)
+        self.transport = Transport(target.control, target.token)
+        self.fleet = AsyncFleet(self.transport)
+        self.cache = AsyncCache(self.transport)
+        self.router = AsyncRouter(self.transport)
 
     @property
     def endpoints(self) -> Endpoints | None:
@@ -118,14 +108,14 @@ class AsyncWorkbench:
 
     async def findings(self) -> results.FindingsTable:
         """What is wrong or degraded, why, and what to do."""
-        answer = await self._transport.get(_Findings, routes.FINDINGS)
+        answer = await self.transport.get(FindingPage, routes.FINDINGS)
         return results.FindingsTable(answer.items, at=time.time())
 
     def stream(self, topics: Sequence[str] = (), *, since: int | None = None) -> AsyncIterator[Event]:
         """Changes as they come, with reconnect; see `workbench.stream`."""
         from workbench import stream
 
-        return stream.follow(self._transport, topics, since=since)
+        return stream.follow(self.transport, topics, since=since)
 
     async def replay(self, trace: str | Path, **options: Any) -> Replay:
         """Send a trace's requests through the gateway; options as `workbench.traffic.replay`."""
@@ -135,7 +125,7 @@ class AsyncWorkbench:
 
     async def close(self) -> None:
         """Leave the stack; one that `connect` started is ended."""
-        await self._transport.close()
+        await self.transport.close()
         await asyncio.to_thread(self.target.release)
 
     async def __aenter__(self) -> AsyncWorkbench:

@@ -81,7 +81,8 @@ class _Lines(_Silent):
         self._next = time.monotonic() + self.every_s
 
     def __exit__(self, *_: object) -> None:
-        self._show(final=True)
+        if self._done:
+            self._show()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self._done += count
@@ -94,7 +95,7 @@ class _Lines(_Silent):
         of = f" of {self._total:,}" if self._total is not None else ""
         return f"{self._title}: {self._done:,}{of}{f', {self._note}' if self._note else ''}"
 
-    def _show(self, *, final: bool = False) -> None:
+    def _show(self) -> None:
         print(self._line(), file=self._out, flush=True)
 
 
@@ -113,5 +114,5 @@ class _Notebook(_Lines):
         share = None if not self._total else min(1.0, self._done / self._total)
         return {"text/plain": self._line(), "text/html": _show.render("progress.html.j2", line=self._line(), share=share)}
 
-    def _show(self, *, final: bool = False) -> None:
+    def _show(self) -> None:
         self._handle.update(self._bundle(), raw=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -20,6 +20,9 @@ from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot
 from workbench._transport import Transport
 from workbench.errors import TransientError
+
+if TYPE_CHECKING:
+    from workbench.client import AsyncWorkbench
 
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 8.0
@@ -47,11 +50,12 @@ class Event(msgspec.Struct, frozen=True):
     version: int | None = None
 
 
-async def follow(transport: Transport, topics: Sequence[str] = (), *, since: int | None = None) -> AsyncIterator[Event]:
+async def follow(client: Transport | AsyncWorkbench, topics: Sequence[str] = (), *, since: int | None = None) -> AsyncIterator[Event]:
     """Events without end. A lost server is one `disconnected`, then `connected` when it is back.
 
     Raises what trying again cannot change: Unauthorized, NotFound, UnreadableAnswer.
     """
+    transport = client if isinstance(client, Transport) else client.transport
     delay = FIRST_DELAY_S
     connected = False
     while True:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from workbench import _target
+from workbench import _dashboard, _target
 from workbench.commands import _output
 from workbench.errors import NotConnected
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.api.endpoints import Endpoints
     from backend.launch.options import Progress
 
-_LINKS = ("dashboard", "gateway", "control", "kvindex")
+_LINKS = ("gateway", "control", "kvindex")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,8 +70,11 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def links(endpoints: Endpoints | None) -> list[str]:
-    """Where the parts listen, the dashboard first."""
-    return [f"{name:10} {getattr(endpoints, name)}" for name in _LINKS if endpoints is not None and getattr(endpoints, name)]
+    """Where the parts listen, the dashboard first and with a login that works once."""
+    if endpoints is None:
+        return []
+    addresses = {"dashboard": _dashboard.login_link(endpoints), **{name: getattr(endpoints, name) for name in _LINKS}}
+    return [f"{name:10} {address}" for name, address in addresses.items() if address]
 
 
 class UpDisplay:

@@ -1,0 +1,1 @@
+"""Pieces of pages: cards, tables, plots, texts. They are given data and know nothing of the hub."""

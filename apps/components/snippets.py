@@ -1,0 +1,29 @@
+"""Every "Copy as Python" of the dashboard, in one table, so that a test can run each of them against a stack.
+
+A snippet is what stands behind `wb = workbench.connect()`; names in braces are filled in by the page.
+"""
+
+from __future__ import annotations
+
+CONNECT = "import workbench\n\nwb = workbench.connect()\n"
+
+SNIPPETS: dict[str, str] = {
+    "fleet": "wb.fleet.snapshot()",
+    "pods": "wb.fleet.df()",
+    "pod": "wb.fleet.pod({pod})",
+    "findings": "wb.findings().df()",
+    "cache-map": "wb.cache.map().plot()",
+    "shared": "wb.cache.map().shared().df()",
+    "sources": "wb.cache.sources().df()",
+    "probe": "wb.cache.probe({prompt}).df()",
+    "decisions": "wb.router.decisions(limit=100).df()",
+    "explain": "wb.router.explain({request})",
+}
+
+EXAMPLES = {"pod": "vllm-0", "prompt": "You are a helpful assistant.", "request": "ID"}
+"""What stands in braces until the user chose something."""
+
+
+def code(key: str, **values: str) -> str:
+    """The snippet ready to run, with every value as a Python literal."""
+    return CONNECT + SNIPPETS[key].format(**{name: repr(value) for name, value in {**EXAMPLES, **values}.items()})

@@ -1,0 +1,81 @@
+"""What the hub knows at one moment, as one immutable value that every session may read. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backend.api.cache import CacheMap, SourceState
+from backend.api.decisions import DecisionRecord
+from backend.api.findings import Finding
+from backend.api.fleet import FleetSnapshot
+
+ConnectionState = Literal["connecting", "live", "quiet", "lost"]
+"""quiet: connected, but nothing arrived for longer than expected; lost: control cannot be reached."""
+
+QUIET_AFTER_S = 6.0
+"""Three scrapes of control (2 s): a live stream is never silent for longer."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the hub stands with control."""
+
+    state: ConnectionState = "connecting"
+    heard_at: float | None = None
+    """Monotonic time of the last byte; None before the first."""
+    reason: str = ""
+    """Why it is lost, for people."""
+
+    def age(self, now: float) -> float | None:
+        return None if self.heard_at is None else max(0.0, now - self.heard_at)
+
+    def shown(self, now: float) -> ConnectionState:
+        """The state that a page may claim at `now`: a stream that went silent is not live, whatever the socket says."""
+        age = self.age(now)
+        if self.state == "live" and age is not None and age > QUIET_AFTER_S:
+            return "quiet"
+        return self.state
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One point of the figures that the Fleet page draws as small lines."""
+
+    at: float
+    ready: int
+    requests_per_s: float
+    ttft_p95_ms: float | None
+    kv_usage: float
+    hit_rate: float | None
+    errors_per_s: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a page draws from. `version` grows with every change; parts that did not change are the same objects."""
+
+    version: int = 0
+    connection: Connection = Connection()
+    fleet: FleetSnapshot | None = None
+    findings: tuple[Finding, ...] | None = None
+    sources: tuple[SourceState, ...] | None = None
+    decisions: tuple[DecisionRecord, ...] | None = None
+    """Newest first."""
+    trends: tuple[Trend, ...] = ()
+    cache_map: CacheMap | None = None
+    cache_map_error: str = ""
+
+
+def trend_of(fleet: FleetSnapshot) -> Trend:
+    """The point that `fleet` adds to the trends. KV use is the mean of ready pods with a fresh scrape."""
+    used = [view.load.kv_usage for view in fleet.pods if view.pod.ready and view.load.state == "fresh"]
+    return Trend(
+        at=fleet.at,
+        ready=sum(view.pod.ready for view in fleet.pods),
+        requests_per_s=fleet.requests_per_s,
+        ttft_p95_ms=fleet.ttft_p95_ms,
+        kv_usage=sum(used) / len(used) if used else 0.0,
+        hit_rate=fleet.hit_rate,
+        errors_per_s=fleet.errors_per_s,
+    )

@@ -1,0 +1,85 @@
+"""The base of every page's view, and the one timer of a session that keeps it current.
+
+A view never subscribes to anything long-lived: its session's timer looks at the hub's version and calls `refresh`. When the
+session ends, Panel drops the timer and the shell empties the page, so nothing holds the view.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import panel as pn
+
+from apps.components import status
+from apps.core.hub import Hub
+from apps.core.snapshot import Snapshot
+from apps.core.theme import Theme
+
+log = logging.getLogger(__name__)
+
+PERIOD_MS = 500
+BEAT_TICKS = 4
+"""A sign of life to the browser every two seconds, so that a page whose server died says so by itself."""
+
+
+class View:
+    """What stands on a page. Subclasses build `self.layout` once and change it in `refresh`."""
+
+    title = ""
+    path = ""
+
+    def __init__(self, hub: Hub, theme: Theme) -> None:
+        self.hub = hub
+        self.theme: Theme = theme
+        self.layout: Any = None
+        hub.views.add(self)
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Bring the page to `snapshot`; called only when something changed."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The session has ended."""
+
+
+class Ticker:
+    """A session's timer: status line, then the view when there is something new."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.status = pn.pane.HTML(status.render(view.hub.snapshot().connection, view.hub.clock(), 0), css_classes=["wb-status"], margin=0)
+        self._seen = -1
+        self._ticks = 0
+        self._shown: tuple[str, str] = ("", "")
+        self._failure = ""
+
+    def start(self) -> None:
+        self.tick()
+        pn.state.add_periodic_callback(self.tick, PERIOD_MS)
+
+    def tick(self) -> None:
+        hub = self.view.hub
+        with pn.io.hold():
+            snapshot = hub.snapshot()
+            if snapshot.version != self._seen:
+                self._seen = snapshot.version
+                self._refresh(snapshot)
+            self._beat(hub)
+
+    def _refresh(self, snapshot: Snapshot) -> None:
+        try:
+            self.view.refresh(snapshot)
+            self._failure = ""
+        except Exception:  # the user-interface edge: the page says it, the rest of it stays alive
+            self._failure = f"e{os.urandom(4).hex()}"
+            log.exception("page %s could not be brought up to date (%s)", self.view.path, self._failure)
+
+    def _beat(self, hub: Hub) -> None:
+        self._ticks += 1
+        now = hub.clock()
+        shown = (hub.connection.shown(now), self._failure)
+        if shown != self._shown or self._ticks % BEAT_TICKS == 0:
+            self._shown = shown
+            self.status.object = status.render(hub.connection, now, self._ticks, failure=self._failure)

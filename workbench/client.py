@@ -96,6 +96,7 @@ class AsyncWorkbench:
 
     def __init__(self, target: _target.Target) -> None:
         self.target = target
+        self._closed = False
         self.transport = Transport(target.control, target.token)
         self.fleet = AsyncFleet(self.transport)
         self.cache = AsyncCache(self.transport)
@@ -124,9 +125,11 @@ class AsyncWorkbench:
         return await traffic.replay(self, trace, **options)
 
     async def close(self) -> None:
-        """Leave the stack; one that `connect` started is ended."""
-        await self.transport.close()
-        await asyncio.to_thread(self.target.release)
+        """Leave the stack; one that `connect` started is ended. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            await self.transport.close()
+            await asyncio.to_thread(self.target.release)
 
     async def __aenter__(self) -> AsyncWorkbench:
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 from aiohttp import web
 
-from tests.fakes.control import running
+from tests.fakes.control_api import running
 
 
 @dataclass

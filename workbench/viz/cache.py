@@ -39,7 +39,7 @@ def _dressed(image: Any, data: CacheMap, pods: int) -> Any:
         cmap="viridis",
         colorbar=True,
         clabel="blocks held",
-        yticks=ticks,
+        **({"yticks": ticks} if ticks else {}),
         xlabel=f"prefix bucket (of {data.bins})",
         ylabel="",
         tools=["hover"],

@@ -8,7 +8,7 @@ import pytest
 
 import workbench
 from tests.fakes.completions import completions
-from tests.fakes.control import control
+from tests.fakes.control_api import control
 
 
 @pytest.fixture

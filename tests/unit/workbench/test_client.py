@@ -10,7 +10,7 @@ import pytest
 
 import workbench
 from backend.api.cache import ProbeRequest
-from tests.fakes.control import decision, fleet
+from tests.fakes.control_api import decision, fleet
 from workbench import _loop, errors
 
 

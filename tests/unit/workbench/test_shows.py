@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from backend.api.findings import Finding
-from tests.fakes.control import decision
+from tests.fakes.control_api import decision
 
 EVIL = '<img src=x onerror="alert(1)">&'
 

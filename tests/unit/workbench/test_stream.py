@@ -9,7 +9,7 @@ import pytest
 
 import workbench
 from backend.api import routes
-from tests.fakes.control import decision, fleet
+from tests.fakes.control_api import decision, fleet
 from workbench import errors, stream
 
 
@@ -47,7 +47,7 @@ async def test_a_lost_stream_is_told_and_taken_up_where_it_ended(fake, monkeypat
         found = await take(wb.stream(["fleet", "findings"]), 6)
     assert [one.kind for one in found] == ["connected", "fleet", "findings", "disconnected", "connected", "fleet"]
     asked = [path for path in fake.asked if path.startswith(routes.STREAM)]
-    assert asked == [f"{routes.STREAM}?topics=fleet,findings", f"{routes.STREAM}?topics=fleet,findings&since=8"]
+    assert asked == [f"{routes.STREAM}?topics=fleet%2Cfindings", f"{routes.STREAM}?topics=fleet%2Cfindings&since=8"]
 
 
 async def test_a_reset_is_handed_on_and_counting_starts_anew(fake, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.control import decision
+from tests.fakes.control_api import decision
 from workbench import errors, traffic
 
 

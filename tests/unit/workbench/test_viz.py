@@ -13,7 +13,7 @@ def test_the_cache_map_is_drawn_with_the_first_pod_on_top(wb):
     figure = hv.renderer("bokeh").get_plot(plot).state
     assert "KV blocks held" in figure.title.text
     assert plot.dimension_values("blocks", flat=False)[-1].tolist() == [0, 1, 2, 3]
-    assert figure.yaxis[0].ticker.ticks == [0, 1]
+    assert sorted(figure.yaxis[0].ticker.ticks) == [0, 1]
     assert figure.yaxis[0].major_label_overrides == {0: "vllm-1", 1: "vllm-0"}
 
 

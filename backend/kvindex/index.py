@@ -1,0 +1,368 @@
+"""The prefix index as its one writer sees it: events in, table out, look-ups as every reader.
+
+Owns the order of things: make room, apply, forget, publish. Blocks are changed by kernels (by `plainingest` while those are compiled);
+readers in other processes are never waited for and never see half a generation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from backend.api.cache import IndexStats, SharedPrefix
+from backend.core.errors import WireError
+from backend.kvindex import cursor as c
+from backend.kvindex import hashing, kernels, overview, plainingest, wire
+from backend.kvindex import layout as at
+from backend.kvindex.owners import Domain, OwnerState, ParkedEvent, map_with_room, new_map
+from backend.kvindex.publish import Publisher
+from backend.kvindex.reader import IndexReader
+from backend.kvindex.table import Table
+
+_EVENT_ALONE = b"\x92\xc0\x91"
+"""Head of a message with one event and no time stamp."""
+
+
+class IngestResult(msgspec.Struct, frozen=True):
+    """What a message did. `stored` and `removed` count blocks, the rest events."""
+
+    stored: int = 0
+    removed: int = 0
+    cleared: int = 0
+    skipped: int = 0
+    parked: int = 0
+    """Events whose parent is unknown: something was missed, a replay may bring it."""
+    unknown: int = 0
+    """Removals of blocks that the pod was not known to hold."""
+    ignored: int = 0
+    """Events about cache groups that hold less than whole prefixes."""
+    reasons: dict[str, int] = {}
+    """Skipped events by reason."""
+
+
+class PrefixIndex(IndexReader):
+    """Which pod holds which prefix.
+
+    >>> index = PrefixIndex(1024)
+    >>> index.match([1, 2, 3])
+    Matches()
+
+    `path` is a folder for the shared files, from which other processes read with `PrefixIndex.open(folder)`; without one the index is
+    private. `publish=False` keeps the last writer's state in readers' sight until `publish()`. Calls may come from several threads.
+    """
+
+    def __init__(
+        self, capacity_blocks: int, path: Path | str | None = None, *, publish: bool = True, wait_for_kernels: bool = True
+    ) -> None:
+        self._publisher = Publisher(Path(path)) if path is not None else None
+        folder = self._publisher.folder if self._publisher is not None else None
+        generation = self._publisher.next_generation() if self._publisher is not None else 1
+        super().__init__(folder, Table.create(at.slots_for(max(1, capacity_blocks)), 1, generation, folder), None)
+        self._lock = threading.RLock()
+        self._states: dict[tuple[str, int], OwnerState] = {}
+        self._domains: dict[str, Domain] = {}
+        self._hashes = np.empty(0, np.uint64)
+        self._tokens = np.empty(0, np.uint32)
+        self._extras = np.empty(0, np.uint64)
+        self._seeds: dict[str, int] = {}
+        if wait_for_kernels:
+            kernels.load_writing()
+        if publish:
+            self.publish()
+
+    def ingest(self, pod: str, payload: bytes, *, model: str = "", rank: int = 0, domain: str | None = None) -> IngestResult:
+        """Apply one message of a KV-event publisher.
+
+        `domain` names a set of pods whose engine hashes mean the same (equal hash seeds); by default every pod and rank is its own.
+        """
+        return self.ingest_many(pod, (payload,), model=model, rank=rank, domain=domain)
+
+    def ingest_many(
+        self, pod: str, payloads: Sequence[bytes], *, model: str = "", rank: int = 0, domain: str | None = None
+    ) -> IngestResult:
+        """Apply messages of one publisher in order, in one call of the kernel."""
+        with self._lock:
+            state = self._state(pod, rank, domain)
+            counts = self._apply(state, payloads, self._seed(model))
+            if counts[c.C_UNKNOWN] and state.parked:
+                state.drop_parked(_removed_hashes(payloads))
+            while counts[c.C_STORED] and (ready := state.take_ready()):
+                again = self._apply(state, ready, self._seed(model))
+                counts[c.C_STORED] += again[c.C_STORED]
+            self._note_parked()
+            if self._publisher is not None:
+                self._publisher.beat()
+        reasons = {reason: int(count) for reason, count in zip(c.REASONS, counts[c.C_REASONS :], strict=False) if count}
+        return IngestResult(
+            stored=int(counts[c.C_STORED]),
+            removed=int(counts[c.C_REMOVED]),
+            cleared=int(counts[-1]),
+            skipped=sum(reasons.values()),
+            parked=len(state.parked),
+            unknown=int(counts[c.C_UNKNOWN]),
+            ignored=int(counts[c.C_IGNORED]),
+            reasons=reasons,
+        )
+
+    def add_pod(self, pod: str, rank: int = 0) -> None:
+        """List a pod before its first event."""
+        with self._lock:
+            self._state(pod, rank, None)
+
+    def remove_pod(self, pod: str, rank: int | None = None) -> None:
+        """Forget a pod (or one of its ranks) and free its place. Unknown names are fine."""
+        with self._lock:
+            for key in [key for key in self._states if key[0] == pod and rank in (None, key[1])]:
+                state = self._states.pop(key)
+                self._forget(state)
+                state.domain.drop(state.number)
+                if not state.domain.owners:
+                    self._domains.pop(state.domain.name, None)
+                self._table.drop_owner(state.number)
+            self._note_parked()
+
+    def clear(self, pod: str, rank: int | None = None) -> None:
+        """The pod (or one of its ranks) holds nothing any more."""
+        with self._lock:
+            for key, state in self._states.items():
+                if key[0] == pod and rank in (None, key[1]):
+                    self._forget(state)
+            self._note_parked()
+
+    def stats(self) -> IndexStats:
+        """Sizes and counts of the whole index."""
+        words = self._table.words
+        with self._lock:
+            private = sum(domain.labels.nbytes for domain in self._domains.values())
+            private += sum(state.copies.nbytes for state in self._states.values())
+        return IndexStats(
+            generation=self._table.generation,
+            distinct_blocks=words[at.H_DISTINCT],
+            copies=words[at.H_COPIES],
+            capacity_blocks=self._table.slots // 2,
+            bytes=self._table.bytes + private,
+            pods=sorted(self.pods()),
+            parked=words[at.H_PARKED],
+            ready=self._publisher is None or self._publisher.published,
+        )
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of contents."""
+        return int(self._table.words[at.H_VERSION])
+
+    def blocks(self, pod: str, rank: int = 0) -> int:
+        """Blocks that one rank of a pod holds."""
+        state = self._states.get((pod, rank))
+        return self._table.words[self._table.directory(state.number) + at.O_BLOCKS] if state is not None else 0
+
+    def map(self, bins: int) -> npt.NDArray[np.int64]:
+        """Blocks held, pods (in the order of `pods()`) x bins of the prefix space: related prefixes stand side by side."""
+        with self._lock:
+            return overview.map_of(self._table, self._domains.values(), self.pods(), bins)
+
+    def shared(self, limit: int = 20) -> list[SharedPrefix]:
+        """Prefixes that most pods hold or most prompts continue, largest first."""
+        with self._lock:
+            return overview.shared_of(self._table, self._domains.values(), limit)
+
+    def held(self, pod: str, rank: int = 0) -> set[int]:
+        """Engine hashes of the blocks that a pod holds: to compare with the engine itself."""
+        with self._lock:
+            state = self._states.get((pod, rank))
+            return overview.held_by(self._table, state) if state is not None else set()
+
+    def publish(self) -> None:
+        """Show this index to readers from now on."""
+        if self._publisher is not None:
+            with self._lock:
+                self._publisher.announce(self._table.generation)
+
+    def beat(self) -> None:
+        """Tell readers that the writer lives; call it more often than every 2 s."""
+        if self._publisher is not None:
+            self._publisher.beat()
+
+    def close(self) -> None:
+        """Give the files up: readers keep the last state and call it stale."""
+        if self._publisher is not None:
+            self._publisher.close()
+
+    def _seed(self, model: str) -> int:
+        seed = self._seeds.get(model)
+        if seed is None:
+            seed = self._seeds[model] = hashing.model_seed(model)
+        return seed
+
+    def _state(self, pod: str, rank: int, domain: str | None) -> OwnerState:
+        state = self._states.get((pod, rank))
+        if state is not None:
+            return state
+        number = self._table.add_owner(pod, rank)
+        if number is None:
+            self._rebuild(0, at.bitmap_words_for(self._table.owners + 1))
+            number = self._table.add_owner(pod, rank)
+            assert number is not None
+        name = domain if domain is not None else f"{pod}\0{rank}"
+        home = self._domains.get(name)
+        if home is None:
+            home = self._domains[name] = Domain(name, np.zeros(self._table.bitmap_words, np.uint64))
+        home.add(number)
+        state = self._states[pod, rank] = OwnerState(number, pod, rank, home)
+        return state
+
+    def _apply(self, state: OwnerState, payloads: Sequence[bytes], model: int) -> npt.NDArray[np.int64]:
+        """Apply, making room where an event asks for it. Counters as in `cursor`, and the clears behind them."""
+        counts = np.zeros(c.CURSOR_WORDS + 1, np.int64)
+        if kernels.ready(writing=True):
+            self._apply_compiled(state, payloads, model, counts)
+        else:
+            self._apply_plainly(state, payloads, model, counts)
+        return counts
+
+    def _apply_compiled(self, state: OwnerState, payloads: Sequence[bytes], model: int, counts: npt.NDArray[np.int64]) -> None:
+        kernel: Any = kernels.load_writing().ingest_messages
+        data = np.frombuffer(payloads[0] if len(payloads) == 1 else b"".join(payloads), np.uint8)
+        bounds = np.zeros(len(payloads) + 1, np.int64)
+        np.cumsum([len(payload) for payload in payloads], out=bounds[1:])
+        self._fit_scratch(max(len(payload) for payload in payloads))
+        parked = np.empty(3 * c.PARKED_SPANS, np.int64)
+        seed = np.uint64(model)
+        counts[c.C_EVENTS_LEFT] = -1
+        while True:
+            domain = state.domain
+            status = kernel(
+                self._table.array, domain.labels, state.copies, domain.holders, state.number, seed, data, bounds, counts, parked,
+                self._hashes, self._tokens, self._extras,
+            )  # fmt: skip
+            if counts[c.C_PARKED]:
+                for _, begin, end in parked[: 3 * counts[c.C_PARKED]].reshape(-1, 3).tolist():
+                    _park(state, _EVENT_ALONE + data[begin:end].tobytes())
+                counts[c.C_PARKED] = 0
+            if status == c.DONE:
+                return
+            self._help(status, state, int(counts[c.C_NEEDED]), counts)
+
+    def _apply_plainly(self, state: OwnerState, payloads: Sequence[bytes], model: int, counts: npt.NDArray[np.int64]) -> None:
+        for payload in payloads:
+            try:
+                batch = wire.decode_batch(payload)
+            except WireError:
+                counts[c.C_REASONS + c.NOT_A_BATCH] += 1
+                continue
+            for reason, count in batch.skipped.items():
+                counts[c.C_REASONS + c.REASONS.index(reason)] += count
+            for event in batch.events:
+                self._apply_event(event, state, model, counts)
+        self._table.words[at.H_VERSION] += 1
+
+    def _apply_event(self, event: wire.Event, state: OwnerState, model: int, counts: npt.NDArray[np.int64]) -> None:
+        while True:
+            words = self._table.array.data
+            holders = sum(1 << owner for owner in state.domain.owners)
+            memory = plainingest.Memory(words, state.domain.labels.data, state.copies.data, state.number, holders)
+            totals = counts.tolist()
+            status = plainingest.apply(event, memory, model, totals)
+            counts[:] = totals
+            if status == c.PARKED_FULL:
+                _park(state, wire.encode_event(event))
+                return
+            if status == c.DONE:
+                return
+            self._help(status, state, int(counts[c.C_NEEDED]), counts)
+            if status == c.CLEARED:
+                return
+
+    def _help(self, status: int, state: OwnerState, needed: int, counts: npt.NDArray[np.int64]) -> None:
+        """Do what a stopped pass asked for."""
+        none_moved = np.empty(0, np.uint32)
+        if status == c.NEEDS_SLOTS:
+            self._rebuild(needed, self._table.bitmap_words)
+        elif status == c.NEEDS_LABELS:
+            labels = map_with_room(state.domain.labels, needed)
+            kernels.load_writing().rehash_map(state.domain.labels, labels, none_moved, False)
+            state.domain.labels = labels
+        elif status == c.NEEDS_COPIES:
+            copies = map_with_room(state.copies, needed)
+            kernels.load_writing().rehash_map(state.copies, copies, none_moved, True)
+            state.copies = copies
+        elif status == c.CLEARED:
+            counts[-1] += 1
+            words = self._table.words
+            words[self._table.directory(state.number) + at.O_CLEARED] += 1
+            self._forget(state)
+
+    def _fit_scratch(self, size: int) -> None:
+        """Every element of an event takes at least a byte, so scratch as long as the longest message always suffices."""
+        if len(self._tokens) < size:
+            size = 1 << (size - 1).bit_length()
+            self._hashes, self._tokens, self._extras = np.empty(size, np.uint64), np.empty(size, np.uint32), np.empty(size, np.uint64)
+
+    def _forget(self, state: OwnerState) -> None:
+        """Everything that an owner held; its lifetime counters stay."""
+        loaded = kernels.load_writing()
+        loaded.clear_owner(self._table.array, state.number)
+        state.copies = new_map()
+        state.parked.clear()
+        domain = state.domain
+        if domain.owners <= {state.number}:
+            domain.labels = new_map()
+        else:
+            table = self._table.words
+            shape = (table[at.H_TABLE], table[at.H_STRIDE], self._table.bitmap_words)
+            # a removal near the array's end may move an entry over from its beginning, behind the walk's back: walk until nothing goes
+            while loaded.drop_free_labels(domain.labels, self._table.array, *shape, domain.holders):
+                pass
+        self._table.words[at.H_VERSION] += 1
+
+    def _rebuild(self, needed: int, bitmap_words: int) -> None:
+        """A new generation: larger where blocks need it, without the traces of removed blocks, with room for more owners."""
+        old, loaded = self._table, kernels.load_writing()
+        slots = old.slots
+        while 4 * (old.words[at.H_DISTINCT] + needed) > slots:
+            slots *= 2
+        new = Table.create(slots, bitmap_words, old.generation + 1, self._folder)
+        for word in (at.H_DISTINCT, at.H_COPIES, at.H_VERSION, at.H_DIRECTORY_VERSION, at.H_PARKED):
+            new.words[word] = old.words[word]
+        size = old.owners * at.OWNER_WORDS
+        new.array[new.directory(0) : new.directory(0) + size] = old.array[old.directory(0) : old.directory(0) + size]
+        moved = np.zeros(old.slots, np.uint32)
+        loaded.copy_table(old.array, new.array, moved)
+        for domain in self._domains.values():
+            labels = map_with_room(domain.labels, 0)
+            loaded.rehash_map(domain.labels, labels, moved, False)
+            domain.labels = labels
+            domain.holders = np.concatenate([domain.holders, np.zeros(bitmap_words - len(domain.holders), np.uint64)])
+        for state in self._states.values():
+            copies = map_with_room(state.copies, 0)
+            loaded.rehash_map(state.copies, copies, moved, True)
+            state.copies = copies
+        self._table = new
+        if self._publisher is not None:
+            self._publisher.replaced(old.generation, new.generation)
+
+    def _note_parked(self) -> None:
+        self._table.words[at.H_PARKED] = sum(state.parked_blocks for state in self._states.values() if state.parked)
+
+
+def _park(state: OwnerState, message: bytes) -> None:
+    event = wire.decode_batch(message).events[0]
+    assert event.parent_hash is not None
+    state.park(ParkedEvent(event.parent_hash, frozenset(event.block_hashes), message))
+
+
+def _removed_hashes(payloads: Sequence[bytes]) -> set[int]:
+    removed: set[int] = set()
+    for payload in payloads:
+        try:
+            events = wire.decode_batch(payload).events
+        except WireError:
+            continue
+        removed.update(value for event in events if event.kind == "removed" for value in event.block_hashes)
+    return removed

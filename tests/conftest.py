@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  loaded early: its plugin would do so at the end, where CPython 3.11.7's parser stumbles over the stack
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -153,15 +153,15 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def session_usage(leaders: Sequence[int]) -> dict[int, Usage]:
-    """Memory and processor time by session leader, all processes of its session together."""
+    """Memory and processor time by session leader, all processes of its session together (of one that leads none: its own)."""
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     totals = {pid: Usage(0, 0.0) for pid in leaders}
-    for _, fields in _all():
-        session = int(fields[3])
-        if session in totals and fields[0] not in ("Z", "X"):
-            before = totals[session]
+    for pid, fields in _all():
+        leader = pid if pid in totals else int(fields[3])
+        if leader in totals and fields[0] not in ("Z", "X"):
+            before = totals[leader]
             cpu_s = (int(fields[11]) + int(fields[12])) / tick
-            totals[session] = Usage(before.rss_bytes + int(fields[21]) * page, before.cpu_s + cpu_s)
+            totals[leader] = Usage(before.rss_bytes + int(fields[21]) * page, before.cpu_s + cpu_s)
     return totals
 
 

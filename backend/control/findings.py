@@ -104,6 +104,8 @@ def _loads(view: View) -> Iterator[Finding]:
 
 
 def _sources(view: View) -> Iterator[Finding]:
+    if view.sources is None:
+        return
     by_pod: dict[str, list[SourceState]] = defaultdict(list)
     for source in view.sources:
         by_pod[source.pod].append(source)
@@ -183,7 +185,7 @@ def _source_health(source: SourceState, view: View) -> Iterator[Finding]:
 def _block_sizes(view: View) -> Iterator[Finding]:
     sizes: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     models = {seen.pod.name: seen.pod.model for seen in view.pods}
-    for source in view.sources:
+    for source in view.sources or ():
         if source.block_size and source.pod in models:
             sizes[models[source.pod]][source.block_size].append(source.pod)
     for model, by_size in sizes.items():

@@ -27,7 +27,8 @@ class View:
     now: float
     pods: Sequence[PodView] = ()
     fleet_problem: str = ""
-    sources: Sequence[SourceState] = ()
+    sources: Sequence[SourceState] | None = ()
+    """None until the index has answered for the first time."""
     prefix_cache_used: bool = False
     """A request of the last minute was decided by what pods have cached."""
     kvindex: PeerView = PeerView("")

@@ -128,7 +128,9 @@ class ErrorAnswer(msgspec.Struct, kw_only=True):
 def openapi(version: str) -> dict[str, Any]:
     """The document of `/openapi.json`."""
     named = [one for operation in OPERATIONS for one in (operation.response, operation.request) if one is not None] + [ErrorAnswer]
-    _, components = msgspec.json.schema_components(list(dict.fromkeys(named)), ref_template="#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components(
+        list(dict.fromkeys(named)), schema_hook=_anything, ref_template="#/components/schemas/{name}"
+    )
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
@@ -177,3 +179,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _reference(kind: type) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _anything(_: type) -> dict[str, Any]:
+    """Schema of `object`: chat messages are the engine's business, they are passed on as they come."""
+    return {"description": "Any JSON value."}

@@ -80,7 +80,8 @@ class Peer:
 class Index(Peer):
     """kvindex: also remembers its sources."""
 
-    sources: list[SourceState] = []
+    sources: list[SourceState] | None = None
+    """None until it answered for the first time."""
 
     async def refresh(self) -> None:
         await self.watch(routes.INDEX_SOURCES, self._read)

@@ -81,7 +81,7 @@ async def _tokenize(asked: ProbeRequest, model: str, pod: Pod, http: httpx.Async
         raise Unavailable(f"{pod.name}: {error.message}", fix="Pass token ids instead.") from error
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, frozen=True):
     message: str = ""
 
 

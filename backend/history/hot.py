@@ -31,6 +31,7 @@ class HotDecisions:
     def __init__(self, kept_rows: int) -> None:
         self.kept_rows = kept_rows
         self.floor: Key = OLDEST
+        """OLDEST: files hold nothing that is not here, so nobody needs to look (or to import polars)."""
         self.unwritten = 0
         self._entries: list[Entry] = []
         self._by_id: dict[str, Entry] = {}

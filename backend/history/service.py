@@ -19,7 +19,7 @@ from backend.core.supervise import Supervisor
 from backend.history import files, records, stream, upkeep
 from backend.history.cold import ColdDecisions
 from backend.history.hot import Entry, HotDecisions
-from backend.history.model import NEWEST, Filter, HistoryCounters, HistoryTrouble, Key, cursor, key_of
+from backend.history.model import NEWEST, OLDEST, Filter, HistoryCounters, HistoryTrouble, Key, cursor, key_of
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class History:
         """At most `limit` matching decisions older than `before`, newest first, and the cursor of the next page."""
         floor = self.hot.floor
         newest = self.hot.page(wanted, limit + 1, before)
-        if len(newest) <= limit or key_of(newest[-1]) <= floor:
+        if floor != OLDEST and (len(newest) <= limit or key_of(newest[-1]) <= floor):
             older = await asyncio.to_thread(self.cold.page, wanted, limit + 1, before)
             newest = merge(newest, older, limit + 1)
         more = len(newest) > limit
@@ -102,7 +102,9 @@ class History:
 
     async def get(self, record_id: str) -> DecisionRecord:
         """Raises NotFound."""
-        found = self.hot.get(record_id) or await asyncio.to_thread(self.cold.get, record_id)
+        found = self.hot.get(record_id)
+        if found is None and self.hot.floor != OLDEST:
+            found = await asyncio.to_thread(self.cold.get, record_id)
         if found is None:
             raise NotFound(f"No decision has the id {record_id!r}.", fix="Ids are in the `request-id` header and in the list of decisions.")
         return found

@@ -6,6 +6,7 @@ writes its append-only file every second). What the reader must do about repeats
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -112,6 +113,12 @@ class DecisionStream:
                 f"The stream server {self.url} does not serve {command}: {error or type(error).__name__}",
                 fix="Check that valkey-server runs; records wait in the gateway's workers and in the stream meanwhile.",
             ) from error
+        finally:
+            # redis-py 8 can swallow a cancellation that comes while it opens a connection (asyncio.wait_for of CPython 3.11 does
+            # it too, when its answer arrives in the same turn of the loop). The task would then never end.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
 
 
 def entry_time(entry_id: bytes) -> float:

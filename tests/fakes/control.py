@@ -1,187 +1,69 @@
-"""A control API on a real socket with a made-up fleet of two pods, for tests of its clients. Serves the real messages; knows no backend."""
+"""Control as a process of its own, for tests that kill it, and as an object with a port, for those that only ask it."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-import msgspec
-from aiohttp import web
+import httpx
 
-from backend.api import routes
-from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult, SharedPrefix, SourceState
-from backend.api.decisions import DecisionPage, DecisionRecord
-from backend.api.findings import Finding
-from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
-
-TOKEN = "a-token"
-NOW = 1_763_800_000.0
+from tests.fakes.valkey import free_port
 
 
-def fleet(pods: int = 2, version: int = 7) -> FleetSnapshot:
-    views = [
-        PodView(
-            pod=Pod(
-                name=f"vllm-{at}", ip=f"127.9.0.{at + 1}", model="qwen3-8b", version="0.32.0", state="ready", ready=True, started_at=NOW
-            ),
-            load=PodLoad(state="fresh", scraped_at=NOW, running=float(at), kv_usage=0.25, hit_rate=None if at else 0.5, ttft_mean_s=0.2),
+class ControlProcess:
+    """`python -m backend.control` on a free port with its own state folder; can be killed and started again."""
+
+    def __init__(self, state: Path, *, redis_url: str = "", kvindex_port: int = 1, gateway_port: int = 1, more: str = "") -> None:
+        self.state = state
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.config = state.parent / f"{state.name}.toml"
+        self.log = state.parent / f"{state.name}.log"
+        self.config.write_text(
+            f'state = "{state}"\nkvindex_url = "http://127.0.0.1:{kvindex_port}"\ngateway_url = "http://127.0.0.1:{gateway_port}"\n'
+            f'[listen]\nport = {self.port}\n[records]\nredis_url = "{redis_url}"\n{more}'
         )
-        for at in range(pods)
-    ]
-    return FleetSnapshot(version=version, at=NOW, pods=views, requests_per_s=3.5, hit_rate=0.41)
+        self.process: subprocess.Popen[bytes] | None = None
 
+    def start(self, timeout_s: float = 20.0) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "backend.control", "--config", str(self.config)]
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                httpx.get(f"{self.url}/healthz", trust_env=False)
+                return
+            except httpx.HTTPError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise TimeoutError(f"control does not answer: {self.log.read_text()}") from None
+                time.sleep(0.05)
 
-def decision(at: int, **changed: object) -> DecisionRecord:
-    facts: dict[str, object] = {
-        "id": f"r{at}",
-        "at": NOW + at,
-        "model": "qwen3-8b",
-        "path": "/v1/completions",
-        "stream": True,
-        "policy": "prefix-cache",
-        "reason": "prefix_match",
-        "candidates": ["vllm-0", "vllm-1"],
-        "terms": {"matched_tokens": [0.0, 64.0], "in_flight": [1.0, 2.0]},
-        "chosen": "vllm-1",
-        "prompt_tokens": 100,
-        "block_size": 64,
-        "predicted_tokens": 64,
-        "index_state": "live",
-        "status": 200,
-        "cached_tokens": 64,
-        "usage_prompt_tokens": 100,
-        "completion_tokens": 9,
-        "hit_class": "exact",
-        "ttft_ms": 41.0,
-        "itl_ms": 9.5,
-        "total_ms": 130.0,
-    }
-    return DecisionRecord(**{**facts, **changed})  # type: ignore[arg-type]
+    def get(self, path: str, **params: object) -> httpx.Response:
+        token = (self.state / "token").read_text().strip()
+        query = {name: str(value) for name, value in params.items()}
+        return httpx.get(self.url + path, params=query, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=15)
 
+    def kill(self) -> None:
+        """As `kill -9` does it."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
-@dataclass
-class FakeControl:
-    """What it answers may be changed by the test at any time; `asked` lists the paths with their queries."""
+    def stop(self, timeout_s: float = 5.0) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(timeout_s)
+        self.process = None
+        return code
 
-    url: str = ""
-    token: str = TOKEN
-    snapshot: FleetSnapshot = field(default_factory=fleet)
-    decisions: list[DecisionRecord] = field(default_factory=lambda: [decision(at) for at in reversed(range(5))])
-    findings: list[Finding] = field(default_factory=list)
-    stream: list[bytes] = field(default_factory=list)
-    """Pieces that each stream connection sends, one after the other, before it is closed."""
-    asked: list[str] = field(default_factory=list)
-    probes: list[ProbeRequest] = field(default_factory=list)
-    broken: bytes | None = None
-    """When set, every answer has this body."""
-
-    def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._middleware])
-        app.router.add_get(routes.FLEET, lambda _: self._answer(self.snapshot))
-        app.router.add_get(routes.POD, self._pod)
-        app.router.add_get(routes.CACHE_MAP, self._map)
-        app.router.add_post(routes.CACHE_PROBE, self._probe)
-        app.router.add_get(routes.CACHE_SOURCES, lambda _: self._answer({"items": [SourceState(pod="vllm-0", status="live", lag_ms=2.0)]}))
-        app.router.add_get(routes.DECISIONS, self._decisions)
-        app.router.add_get(routes.DECISION, self._decision)
-        app.router.add_get(routes.FINDINGS, lambda _: self._answer({"items": self.findings}))
-        app.router.add_get(routes.STREAM, self._stream)
-        return app
-
-    @web.middleware
-    async def _middleware(self, request: web.Request, handler) -> web.StreamResponse:  # type: ignore[no-untyped-def]
-        self.asked.append(str(request.rel_url))
-        if request.headers.get("Authorization") != f"Bearer {self.token}":
-            return _error(401, "Unauthorized", "A valid bearer token is needed.")
-        return await handler(request)
-
-    async def _answer(self, value: object) -> web.Response:
-        return web.Response(body=msgspec.json.encode(value) if self.broken is None else self.broken, content_type="application/json")
-
-    async def _pod(self, request: web.Request) -> web.Response:
-        for view in self.snapshot.pods:
-            if view.pod.name == request.match_info["name"]:
-                return await self._answer(view)
-        return _error(404, "NotFound", f"No pod {request.match_info['name']}.")
-
-    async def _map(self, request: web.Request) -> web.Response:
-        bins = int(request.query["bins"])
-        pods = [view.pod.name for view in self.snapshot.pods]
-        blocks = [[row + column for column in range(bins)] for row in range(len(pods))]
-        totals = [sum(row) for row in blocks]
-        shared = [SharedPrefix(key="00ff00ff00ff00ff", pods=pods, depth=2, tokens=128, children=3)]
-        return await self._answer(
-            CacheMap(at=NOW, version=3, pods=pods, bins=bins, blocks=blocks, totals=totals, distinct=40, copies=sum(totals), shared=shared)
-        )
-
-    async def _probe(self, request: web.Request) -> web.Response:
-        asked = msgspec.json.decode(await request.read(), type=ProbeRequest)
-        self.probes.append(asked)
-        matches = [ProbeMatch(pod="vllm-1", matched_tokens=64, share=0.64), ProbeMatch(pod="vllm-0", matched_tokens=0, share=0.0)]
-        return await self._answer(ProbeResult(model="qwen3-8b", tokens=100, matches=matches))
-
-    async def _decisions(self, request: web.Request) -> web.Response:
-        query = request.query
-        items = [
-            record
-            for record in self.decisions
-            if record.model == query.get("model", record.model)
-            and record.chosen == query.get("pod", record.chosen)
-            and record.policy == query.get("policy", record.policy)
-        ]
-        start = next((at + 1 for at, record in enumerate(items) if record.id == query.get("before")), 0)
-        page = items[start : start + int(query["limit"])]
-        more = start + len(page) < len(items)
-        return await self._answer(DecisionPage(items=page, next=page[-1].id if more else None))
-
-    async def _decision(self, request: web.Request) -> web.Response:
-        for record in self.decisions:
-            if record.id == request.match_info["id"]:
-                return await self._answer(record)
-        return _error(404, "NotFound", f"No decision {request.match_info['id']}.")
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for piece in self.stream:
-            await response.write(piece)
-        return response
-
-
-def _error(status: int, kind: str, message: str) -> web.Response:
-    return web.json_response({"error": {"message": message, "type": kind, "fix": "Do something about it."}}, status=status)
-
-
-@contextmanager
-def running(app: web.Application) -> Iterator[str]:
-    """Serve `app` on a free port from a thread of its own, so that blocking clients can be tested; yields its URL."""
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
-
-    async def start() -> int:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return int(runner.addresses[0][1])
-
-    port = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, name="fake server", daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-
-
-@contextmanager
-def control() -> Iterator[FakeControl]:
-    """A running fake control API."""
-    fake = FakeControl()
-    with running(fake.application()) as url:
-        fake.url = url
-        yield fake
+    def resident_bytes(self) -> int:
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")

@@ -36,7 +36,7 @@ class HeatMap:
             return
         counts = np.array(data.blocks, dtype=np.int64).reshape(len(data.pods), data.bins)
         top = _ceiling(int(counts.max(initial=0)))
-        unit = max(1, top // 256)
+        unit = -(-top // 255)
         cells = np.minimum(-(-counts // unit), 255).astype(np.uint8)
         shape: Shape = (tuple(data.pods), data.bins, top, unit)
         if shape != self._shape or self._pipe is None:
@@ -65,7 +65,7 @@ class HeatMap:
         label = "blocks in a bucket" if unit == 1 else f"blocks in a bucket, in {unit}s"
         return hv.DynamicMap(image, streams=[pipe]).opts(
             cmap=map_palette(self._theme),
-            clim=(0, min(255, top)),
+            clim=(0, -(-top // unit)),
             colorbar=True,
             clabel=label,
             colorbar_opts={"width": 10, "padding": 4},
@@ -88,8 +88,11 @@ def shorten(name: str) -> str:
 
 
 def _ceiling(largest: int) -> int:
-    """Top of the colour scale: a power of two, so that it moves rarely."""
-    return max(8, 1 << (largest - 1).bit_length() if largest > 1 else 8)
+    """Top of the colour scale: the next of 8, 12, 16, 24, 32, ..., so that it moves rarely and still uses its colours."""
+    top = 8
+    while largest > top:
+        top = top * 3 // 2 if top & (top - 1) == 0 else top * 4 // 3
+    return top
 
 
 def _hover(names: list[str], unit: int) -> HoverTool:

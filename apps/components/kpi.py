@@ -38,7 +38,9 @@ def _one(kpi: Kpi) -> str:
 
 
 def _line(values: Sequence[float | None], ceiling: float | None) -> str:
-    """The line as SVG; gaps break it. At most 60 points: more cannot be seen and would be sent every two seconds."""
+    """The line as SVG, empty without values; gaps break it. At most 60 points: more cannot be seen and would be sent every two seconds."""
+    if not values:
+        return ""
     step = max(1, -(-len(values) // 60))
     shown = list(values)[::-1][::step][::-1]
     top = ceiling or max((value for value in shown if value is not None), default=0.0) or 1.0

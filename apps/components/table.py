@@ -22,18 +22,20 @@ Row = tuple[Value, ...]
 MOST_PATCHES = 400
 """Each patched cell costs pandas some 50 us; beyond this many, the page of rows that is on screen is sent again instead."""
 
-STATE = '<span class="st st-<%- value %>"><%- value %></span>'
+STATE = '<span class="st st-<%- value %>"><%- value.replace(/_/g, " ") %></span>'
 MONO = '<span class="mono"><%- value %></span>'
+NAME = '<span class="mono tail"><bdi><%- value %></bdi></span>'
+"""A name that keeps its end when there is no room: that is where long pod names differ."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: field name, heading, how a cell looks (a template over `value`, escaped by `<%- %>`), its share of the width."""
+    """One column: field name, heading, how a cell looks (a template over `value`, escaped by `<%- %>`), width in pixels; columns without share the rest."""
 
     name: str
     title: str
     template: str = "<%- value %>"
-    width: float = 1.0
+    width: int | None = None
     right: bool = False
     numeric: bool = False
 
@@ -64,7 +66,6 @@ class LiveTable:
         self._keys: list[str] = []
         self._cells: list[Row] = []
         self._on_pick = on_pick
-        total = sum(column.width for column in columns)
         self.widget = pn.widgets.Tabulator(
             self._frame([]),
             show_index=False,
@@ -78,7 +79,7 @@ class LiveTable:
             formatters={column.name: _formatter(column) for column in columns},
             text_align={column.name: "right" for column in columns if column.right},
             header_align={column.name: "right" for column in columns if column.right},
-            widths={column.name: f"{100 * column.width / total:.2f}%" for column in columns},
+            widths={column.name: column.width for column in columns if column.width},
             configuration={
                 "placeholder": placeholder,
                 "columnDefaults": {"tooltip": True},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -58,6 +59,11 @@ def clock(at: float) -> str:
 
 def plural(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def natural(name: str) -> tuple[object, ...]:
+    """Sort key by which `vllm-10` follows `vllm-9`."""
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
 
 
 def state_box(title: str, body: str, *, kind: str = "empty", sign: str = "○") -> str:

@@ -111,7 +111,7 @@ class LoginHandler(Base):
             self._form()
         elif not credentials.throttled() and credentials.redeem(code):
             self.login.let_in(self, "operator")
-            self.redirect(self._next())
+            self.write(shell.entry_page(self._next()))
         else:
             self._form("This link was used before or is too old. `workbench status` prints a new one; or paste the token.", status=401)
 

@@ -83,3 +83,8 @@ def login_page(*, error: str, next_path: str, xsrf: str, users: bool) -> str:
     environment = Environment(autoescape=True)
     css = theme.asset("page.css") + theme.asset("login.css")
     return environment.from_string(theme.asset("login.html.j2")).render(css=css, error=error, next=next_path, xsrf=xsrf, users=users)
+
+
+def entry_page(next_path: str) -> str:
+    """What a one-time link shows for a moment: it notes the browser's theme, so that the first page is drawn only once."""
+    return Environment(autoescape=True).from_string(theme.asset("enter.html.j2")).render(next=next_path)

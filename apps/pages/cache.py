@@ -12,7 +12,7 @@ import panel as pn
 from apps.components import cachetext, inputs, text
 from apps.components.card import Card, block, set_html
 from apps.components.heatmap import HeatMap
-from apps.components.table import MONO, STATE, Column, LiveTable, Value, number
+from apps.components.table import NAME, STATE, Column, LiveTable, Value, number
 from apps.core.hub import FeedLost, Hub
 from apps.core.snapshot import Snapshot
 from apps.core.theme import Theme
@@ -20,19 +20,19 @@ from apps.core.view import View
 from backend.api.cache import CacheMap, ProbeRequest, SourceState
 
 SOURCES = (
-    Column("pod", "Pod", MONO, width=2.2),
-    Column("rank", "Rank", number(), width=0.6, right=True, numeric=True),
-    Column("status", "Status", STATE, width=1.3),
-    Column("blocks", "Blocks", number(), width=1.0, right=True, numeric=True),
-    Column("block_size", "Block, tok", number(), width=1.0, right=True, numeric=True),
-    Column("lag", "Lag", number(1, "ms"), width=1.0, right=True, numeric=True),
-    Column("event", "Last event", width=1.1, right=True),
-    Column("batches", "Batches", number(), width=1.0, right=True, numeric=True),
-    Column("gaps", "Gaps", number(), width=0.7, right=True, numeric=True),
-    Column("missed", "Missed", number(), width=0.8, right=True, numeric=True),
-    Column("restarts", "Restarts", number(), width=0.9, right=True, numeric=True),
-    Column("skipped", "Unreadable", number(), width=1.1, right=True, numeric=True),
-    Column("reason", "Reason", width=2.2),
+    Column("pod", "Pod", NAME),
+    Column("rank", "Rank", number(), right=True, numeric=True, width=60),
+    Column("status", "Status", STATE, width=112),
+    Column("blocks", "Blocks", number(), right=True, numeric=True, width=80),
+    Column("block_size", "Block size", number(), right=True, numeric=True, width=90),
+    Column("lag", "Lag", number(1, "ms"), right=True, numeric=True, width=82),
+    Column("event", "Last event", right=True, width=98),
+    Column("batches", "Batches", number(), right=True, numeric=True, width=80),
+    Column("gaps", "Gaps", number(), right=True, numeric=True, width=64),
+    Column("missed", "Missed", number(), right=True, numeric=True, width=72),
+    Column("restarts", "Restarts", number(), right=True, numeric=True, width=80),
+    Column("skipped", "Unreadable", number(), right=True, numeric=True, width=102),
+    Column("reason", "Reason"),
 )
 SHOW_PLOT, SHOW_TABLE = "Plot", "Table"
 
@@ -109,7 +109,7 @@ class CacheView(View):
         self._sources.widget.visible = bool(sources)
         self._sources_empty.visible = not sources
         set_html(self._sources_empty, cachetext.waiting() if self._sources_seen is None else cachetext.NO_SOURCES)
-        ordered = sorted(sources, key=lambda source: (source.pod, source.rank))
+        ordered = sorted(sources, key=lambda source: (text.natural(source.pod), source.rank))
         self._sources.update([(f"{source.pod}/{source.rank}", _source_row(source)) for source in ordered])
         live = sum(source.status == "live" for source in sources)
         self._sources_card.note = f"{live} of {text.plural(len(sources), 'source')} live" if sources else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from typing import Any
 
@@ -11,27 +10,28 @@ import panel as pn
 
 from apps.components import findings, inputs, kpi, text
 from apps.components.card import Card, block, set_html
-from apps.components.table import MONO, STATE, Column, LiveTable, Value, bar, number
+from apps.components.table import NAME, STATE, Column, LiveTable, Value, bar, number
 from apps.core.hub import Hub
 from apps.core.snapshot import Snapshot
 from apps.core.theme import Theme
 from apps.core.view import View
+from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, PodView
 
 COLUMNS = (
-    Column("pod", "Pod", MONO, width=2.4),
-    Column("state", "State", STATE, width=1.2),
-    Column("model", "Model", width=1.4),
-    Column("engine", "Engine", width=1.4),
-    Column("running", "Running", number(), width=0.9, right=True, numeric=True),
-    Column("waiting", "Waiting", number(), width=0.9, right=True, numeric=True),
-    Column("kv", "KV used", bar(), width=1.1, right=True, numeric=True),
-    Column("hit", "Hit rate", bar(), width=1.1, right=True, numeric=True),
-    Column("prompt", "Prompt tok/s", number(), width=1.2, right=True, numeric=True),
-    Column("generated", "Gen. tok/s", number(), width=1.1, right=True, numeric=True),
-    Column("restarts", "Restarts", number(), width=0.9, right=True, numeric=True),
-    Column("age", "Age", width=0.8, right=True),
-    Column("reason", "Reason", width=2.0),
+    Column("pod", "Pod", NAME),
+    Column("state", "State", STATE, width=104),
+    Column("model", "Model"),
+    Column("engine", "Engine", width=108),
+    Column("running", "Running", number(), right=True, numeric=True, width=78),
+    Column("waiting", "Waiting", number(), right=True, numeric=True, width=78),
+    Column("kv", "KV used", bar(), right=True, numeric=True, width=92),
+    Column("hit", "Hit rate", bar(), right=True, numeric=True, width=92),
+    Column("prompt", "Prompt tok/s", number(), right=True, numeric=True, width=114),
+    Column("generated", "Gen. tok/s", number(), right=True, numeric=True, width=90),
+    Column("restarts", "Restarts", number(), right=True, numeric=True, width=80),
+    Column("age", "Age", right=True, width=66),
+    Column("reason", "Reason"),
 )
 PAGE_SIZE = 25
 
@@ -86,7 +86,7 @@ class FleetView(View):
         self._table.widget.visible = bool(pods)
         self._empty.visible = not pods
         set_html(self._empty, _no_pods(self._fleet))
-        chosen = sorted((view for view in pods if self._fits(view)), key=lambda view: natural(view.pod.name))
+        chosen = sorted((view for view in pods if self._fits(view)), key=lambda view: text.natural(view.pod.name))
         self._table.update([(view.pod.name, _row(view)) for view in chosen])
         self._pods_card.note = _pods_note(len(chosen), len(pods)) if pods else ""
 
@@ -112,11 +112,6 @@ class FleetView(View):
         gone = text.state_box("This pod is gone", "<span class='muted'>It left the fleet since you chose it.</span>", sign="◌")
         set_html(self._detail, gone if view is None else _detail(view))
         self._detail_card.layout.visible = True
-
-
-def natural(name: str) -> tuple[object, ...]:
-    """Sort key by which `vllm-10` follows `vllm-9`."""
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name))
 
 
 def _row(view: PodView) -> tuple[Value, ...]:
@@ -234,11 +229,20 @@ def _kpis(snapshot: Snapshot) -> list[kpi.Kpi]:
         kpi.Kpi(
             "Prefix hit rate",
             *_split(text.percent(fleet.hit_rate if fleet else None)),
-            "of prompt tokens, last minute",
+            "of prompt tokens, 1 min",
             line=[point.hit_rate for point in trends],
             ceiling=1.0,
         ),
+        _findings_kpi(snapshot.findings),
     ]
+
+
+def _findings_kpi(found: tuple[Finding, ...] | None) -> kpi.Kpi:
+    errors = sum(finding.severity == "error" for finding in found or ())
+    warnings = sum(finding.severity == "warning" for finding in found or ())
+    tone = "bad" if errors else "warn" if warnings else ""
+    value = text.NONE if found is None else str(len(found))
+    return kpi.Kpi("Findings", value, sub=findings.summary(found) or "nothing to report", tone=tone)
 
 
 def _split(words: str) -> tuple[str, str]:

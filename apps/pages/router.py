@@ -9,7 +9,7 @@ import panel as pn
 
 from apps.components import inputs, text, why
 from apps.components.card import Card, block, set_html
-from apps.components.table import MONO, STATE, Column, LiveTable, Value, number
+from apps.components.table import MONO, NAME, STATE, Column, LiveTable, Value, number
 from apps.core.hub import Hub
 from apps.core.snapshot import Snapshot
 from apps.core.theme import Theme
@@ -17,18 +17,18 @@ from apps.core.view import View
 from backend.api.decisions import DecisionRecord
 
 COLUMNS = (
-    Column("time", "Time, UTC", width=1.2),
-    Column("id", "Request", MONO, width=1.7),
-    Column("model", "Model", width=1.3),
-    Column("policy", "Policy", width=1.3),
-    Column("pod", "Pod", MONO, width=1.7),
-    Column("reason", "Reason", width=1.7),
-    Column("predicted", "Predicted", number(), width=1.0, right=True, numeric=True),
-    Column("cached", "Cached", number(), width=1.0, right=True, numeric=True),
-    Column("hit_class", "Compared", width=1.2),
-    Column("ttft", "TTFT", number(0, "ms"), width=0.9, right=True, numeric=True),
-    Column("total", "Total", number(0, "ms"), width=1.0, right=True, numeric=True),
-    Column("outcome", "Outcome", STATE, width=1.4),
+    Column("time", "Time, UTC", width=114),
+    Column("id", "Request", MONO, width=134),
+    Column("model", "Model"),
+    Column("policy", "Policy", width=104),
+    Column("pod", "Pod", NAME),
+    Column("reason", "Reason"),
+    Column("predicted", "Predicted", number(), right=True, numeric=True, width=84),
+    Column("cached", "Cached", number(), right=True, numeric=True, width=72),
+    Column("hit_class", "Compared", width=96),
+    Column("ttft", "TTFT", number(0, "ms"), right=True, numeric=True, width=74),
+    Column("total", "Total", number(0, "ms"), right=True, numeric=True, width=78),
+    Column("outcome", "Outcome", STATE, width=122),
 )
 PAGE_SIZE = 15
 WINDOW = 150

@@ -146,6 +146,11 @@ def of_stack(stack: str) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """Numbers of the running children of a process."""
+    return [child for child, fields in _all() if int(fields[1]) == pid and fields[0] not in ("Z", "X")]
+
+
 def environment(pid: int) -> dict[str, str]:
     """The environment that the process was started with; empty when we may not see it."""
     pairs = (entry.decode(errors="replace").partition("=") for entry in _environment(pid) if entry)

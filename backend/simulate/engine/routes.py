@@ -16,6 +16,7 @@ from backend.simulate.engine.driver import Driver
 from backend.simulate.engine.http import Exchange
 from backend.simulate.engine.metrics import CONTENT_TYPE
 from backend.simulate.engine.model import Sequence
+from backend.simulate.engine.publisher import Publisher
 from backend.simulate.engine.requests import Asked, RequestRefused
 from backend.simulate.engine.settings import EngineSettings, now_seconds
 from backend.simulate.engine.tokenizer import Tokenizer, natural_length
@@ -28,11 +29,12 @@ Route = Callable[[Exchange], None]
 class Routes:
     """Answers every request. Never waits: what takes time is given to the driver."""
 
-    def __init__(self, settings: EngineSettings, driver: Driver, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: EngineSettings, driver: Driver, tokenizer: Tokenizer, publisher: Publisher | None) -> None:
         self.settings = settings
         self.draining = False
         self._driver = driver
         self._tokenizer = tokenizer
+        self._publisher = publisher
         self._fingerprint = settings.fingerprint
         get, post = ("GET",), ("POST",)
         self._routes: dict[str, tuple[tuple[str, ...], Route]] = {
@@ -49,6 +51,7 @@ class Routes:
             "/tokenize": (post, self._tokenize),
             "/detokenize": (post, self._detokenize),
             "/reset_prefix_cache": (post, lambda exchange: _reply(exchange, {"success": driver.core.clear_cache()})),
+            "/debug/blocks": (get, self._blocks),
             "/is_paused": (get, lambda exchange: _reply(exchange, {"is_paused": driver.paused})),
             "/pause": (post, self._pause),
             "/resume": (post, self._resume),
@@ -132,6 +135,11 @@ class Routes:
     def _load(self, exchange: Exchange) -> None:
         _reply(exchange, {"server_load": self._driver.answering if self.settings.server_load_tracking else 0})
 
+    def _blocks(self, exchange: Exchange) -> None:
+        """What the prefix cache really holds: no engine has this, tests compare the index with it."""
+        held = [digest.hex() for digest in self._driver.core.blocks.cached_hashes]
+        _reply(exchange, {"blocks": len(held), "block_hashes": held})
+
     def _metrics(self, exchange: Exchange) -> None:
         core, metrics = self._driver.core, self._driver.metrics
         metrics.set("num_requests_running", len(core.running))
@@ -157,11 +165,11 @@ class Routes:
         _reply(exchange, {"0": events} if events else {})
 
     def _events_config(self) -> dict[str, object] | None:
-        events = self.settings.kv_events
-        if events is None:
+        if self._publisher is None:
             return None
-        shown: dict[str, object] = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": events.endpoint}
-        shown |= {"replay_endpoint": events.replay_endpoint, "buffer_steps": events.buffer_steps, "hwm": events.hwm}
+        events = self._publisher.settings
+        shown: dict[str, object] = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": self._publisher.endpoint}
+        shown |= {"replay_endpoint": self._publisher.replay_endpoint, "buffer_steps": events.buffer_steps, "hwm": events.hwm}
         return shown | {"max_queue_size": events.max_queue_size, "topic": events.topic}
 
     def _server_info(self, exchange: Exchange) -> None:

@@ -1,0 +1,204 @@
+"""What the gateway counts, and the Prometheus text of it: sums over all workers, AIBrix's names where it has one.
+
+On the path a request adds to a handful of shared words; everything that can be derived from those is derived when somebody asks.
+Series, by their first word, then labels:
+  request    model, policy, reason, status, outcome
+  hit        model, hit class
+  bucket     model, share of the prompt that the chosen pod was promised to hold
+  tokens     model, kind (prompt, completion, cached)
+  decide, ttft    upper bound in seconds; *_us: their sums
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backend.api.decisions import DecisionRecord
+from backend.core.metrics import CONTENT_TYPE, Registry
+from backend.gateway.series import OVERFLOW, Counters, Series, totals
+
+if TYPE_CHECKING:
+    from backend.gateway.service import Gateway
+
+__all__ = ["CONTENT_TYPE", "count", "render"]
+
+DECIDE_BOUNDS = (20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 100e-3, 1.0)
+TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DECIDE = [("decide", repr(bound)) for bound in DECIDE_BOUNDS] + [("decide", "+Inf")]
+_TTFT = [("ttft", repr(bound)) for bound in TTFT_BOUNDS] + [("ttft", "+Inf")]
+_MATCH_BUCKETS = ("0", "1-25", "26-50", "51-75", "76-100")
+
+
+def count(counters: Counters, record: DecisionRecord) -> None:
+    """Everything that one finished request adds."""
+    # A model that does not exist is a client's text: it must not make series.
+    model = record.model if record.chosen or record.candidates else ""
+    add = counters.add
+    add(("request", model, record.policy, record.reason, str(record.status), record.outcome))
+    if record.reason:
+        seconds = record.decide_ms * 1e-3
+        add(_DECIDE[bisect_left(DECIDE_BOUNDS, seconds)])
+        add(("decide_us",), int(seconds * 1e6))
+    if record.predicted_tokens is not None:
+        add(("bucket", model, _match_bucket(record.predicted_tokens, record.prompt_tokens)))
+        add(("hit", model, record.hit_class))
+    if record.ttft_ms is not None:
+        seconds = record.ttft_ms * 1e-3
+        add(_TTFT[bisect_left(TTFT_BOUNDS, seconds)])
+        add(("ttft_us",), int(seconds * 1e6))
+    if record.usage_prompt_tokens is not None:
+        add(("tokens", model, "prompt"), record.usage_prompt_tokens)
+        add(("tokens", model, "completion"), record.completion_tokens or 0)
+        if record.cached_tokens is not None:
+            add(("tokens", model, "cached"), record.cached_tokens)
+
+
+def _match_bucket(matched: int, prompt: int) -> str:
+    if matched <= 0 or prompt <= 0:
+        return "0"
+    return _MATCH_BUCKETS[min(4, 1 + (matched * 100 - 1) // (prompt * 25))]
+
+
+def render(gateway: Gateway) -> bytes:
+    gateway.registry_view.gateway = gateway
+    return gateway.registry.render()
+
+
+class GatewayCollector(Collector):
+    """All rows at the moment of a scrape."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.gateway: Gateway | None = None
+        registry.collector.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        if self.gateway is None:
+            return
+        sums = totals(self.gateway.folder)
+        yield from _requests(sums)
+        yield from _routing(sums)
+        yield from _times(sums)
+        yield from _plain(sums)
+        yield from _in_flight(self.gateway)
+
+
+def _having(sums: dict[Series, int], kind: str) -> Iterator[tuple[Series, int]]:
+    return ((series[1:], value) for series, value in sums.items() if series[0] == kind)
+
+
+def _requests(sums: dict[Series, int]) -> Iterator[Metric]:
+    finished = CounterMetricFamily(
+        "gateway_requests", "Requests by how they ended.", labels=("model", "policy", "reason", "status", "outcome")
+    )
+    total = CounterMetricFamily("gateway_request", "Requests.")
+    success: dict[tuple[str, ...], int] = {}
+    fail: dict[tuple[str, ...], int] = {}
+    number = 0
+    for (model, policy, reason, status, outcome), value in _having(sums, "request"):
+        finished.add_metric((model, policy, reason, status, outcome), value)
+        number += value
+        kind = (model, f"gateway_{outcome}", status)
+        group = success if outcome == "ok" else fail
+        group[kind] = group.get(kind, 0) + value
+    total.add_metric((), number)
+    yield finished
+    yield total
+    for name, group in (("success", success), ("fail", fail)):
+        family = CounterMetricFamily(
+            f"gateway_request_model_{name}", "Requests, as AIBrix counts them.", labels=("model", "status", "status_code")
+        )
+        for labels, value in group.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+def _routing(sums: dict[Series, int]) -> Iterator[Metric]:
+    selection = CounterMetricFamily(
+        "aibrix_prefix_cache_routing_selection", "How prefix-cache chose.", labels=("model", "selection", "using_kv_sync")
+    )
+    chosen: dict[tuple[str, str], int] = {}
+    for (model, policy, reason, _, _), value in _having(sums, "request"):
+        if policy == "prefix-cache" and reason:
+            chosen[model, reason] = chosen.get((model, reason), 0) + value
+    for (model, reason), value in chosen.items():
+        selection.add_metric((model, reason, "true"), value)
+    yield selection
+    match = CounterMetricFamily(
+        "aibrix_prefix_cache_routing_decisions",
+        "Decisions by the share of the prompt that the chosen pod was promised to hold.",
+        labels=("model", "match_percent_bucket", "using_kv_sync"),
+    )
+    for (model, bucket), value in _having(sums, "bucket"):
+        match.add_metric((model, bucket, "true"), value)
+    yield match
+    errors = CounterMetricFamily("aibrix_prefix_cache_routing_errors", "Decisions that had to degrade.", labels=("reason",))
+    for (reason,), value in _having(sums, "routing_error"):
+        errors.add_metric((reason,), value)
+    yield errors
+    hits = CounterMetricFamily("gateway_predictions", "Promised against real prefix hits.", labels=("model", "hit_class"))
+    for labels, value in _having(sums, "hit"):
+        hits.add_metric(labels, value)
+    yield hits
+
+
+def _times(sums: dict[Series, int]) -> Iterator[Metric]:
+    for name, kind, series, text in (
+        ("gateway_decision_seconds", "decide", _DECIDE, "Request read to pod chosen, tokenizing included."),
+        ("gateway_time_to_first_token_seconds", "ttft", _TTFT, "Forwarded to first token (streams) or first byte (others)."),
+    ):
+        running, buckets = 0, []
+        for one in series:
+            running += sums.get(one, 0)
+            buckets.append((one[1], running))
+        family = HistogramMetricFamily(name, text)
+        family.add_metric((), buckets, sums.get((f"{kind}_us",), 0) / 1e6)
+        yield family
+
+
+def _plain(sums: dict[Series, int]) -> Iterator[Metric]:
+    tokens = CounterMetricFamily("gateway_tokens", "Tokens as engines reported them.", labels=("model", "kind"))
+    for labels, value in _having(sums, "tokens"):
+        tokens.add_metric(labels, value)
+    yield tokens
+    retries = CounterMetricFamily("gateway_retries", "Requests given to another pod before their first byte.", labels=("reason",))
+    for labels, value in _having(sums, "retry"):
+        retries.add_metric(labels, value)
+    yield retries
+    for name, kind, text in (
+        ("gateway_records_dropped", "records_dropped", "Decision records lost because the stream server was away."),
+        ("gateway_malformed_requests", "malformed", "Messages refused before they were a request: malformed, too large, too slow."),
+        ("gateway_worker_restarts", "worker_restarts", "Workers that died and were started again."),
+        ("gateway_metric_series_dropped", OVERFLOW[0], "Additions to series for which there was no room."),
+    ):
+        family = CounterMetricFamily(name, text)
+        family.add_metric((), sums.get((kind,), 0))
+        yield family
+
+
+def _in_flight(gateway: Gateway) -> Iterator[Metric]:
+    pods = GaugeMetricFamily("gateway_pod_in_flight_requests", "Requests on a pod, all workers.", labels=("model", "pod"))
+    models: dict[str, int] = {}
+    rows = gateway.counts.used_rows()
+    values = gateway.counts.in_flight([row.slot for row in gateway.targets.rows], rows)
+    for row, value in zip(gateway.targets.rows, values, strict=True):
+        pods.add_metric((row.pod.model, row.pod.name), value)
+        models[row.pod.model] = models.get(row.pod.model, 0) + value
+    yield pods
+    by_model = GaugeMetricFamily("gateway_model_in_flight_requests", "Requests on all pods of a model.", labels=("model",))
+    for model, value in models.items():
+        by_model.add_metric((model,), value)
+    yield by_model
+    everything = GaugeMetricFamily("gateway_in_flight_requests", "Requests on all pods.")
+    everything.add_metric((), sum(values))
+    yield everything
+    workers = GaugeMetricFamily("gateway_workers", "Workers that have a row of counts.")
+    workers.add_metric((), len(rows))
+    yield workers

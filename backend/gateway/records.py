@@ -1,0 +1,132 @@
+"""Finished decision records on their way to the history: in batches to a Redis stream, from a bounded queue, never on a request's path.
+
+A batch stays at the head of the queue until the server has acknowledged it; a lost acknowledgement means that it is sent twice, and
+the history drops doubles by id. While the server is away the newest `kept_records` are kept and the loss of older ones is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from backend.api.decisions import DecisionRecord
+from backend.core.settings import RecordSettings
+from backend.gateway.classify import Evidence, classify
+from backend.history.records import FIELD, encode_batch
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 5.0
+SEND_TIMEOUT_S = 5.0
+CountLoss = Callable[[int], None]
+Counters = Callable[[str], tuple[int, int]]
+
+
+class RecordPublisher:
+    """`put` from the request path; `run` as a supervised task; `flush` once at the end."""
+
+    def __init__(self, settings: RecordSettings, worker: int, *, lost: CountLoss, counters: Counters) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._lost = lost
+        self._counters = counters
+        self._queue: deque[DecisionRecord] = deque()
+        self._doubtful: dict[str, Evidence] = {}
+        self._full = asyncio.Event()
+        self._client: redis.asyncio.Redis | None = None
+        self._sending = asyncio.Lock()
+        self.away = False
+        """The server does not answer."""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, record: DecisionRecord) -> None:
+        queue = self._queue
+        if len(queue) >= self._settings.kept_records:
+            self._doubtful.pop(queue.popleft().id, None)
+            if self._settings.redis_url:
+                self._lost(1)
+        queue.append(record)
+        if len(queue) >= self._settings.batch_records and not self.away:
+            self._full.set()
+
+    def put_doubtful(self, record: DecisionRecord, evidence: Evidence) -> None:
+        """A record whose hit nothing explains yet: the pod's events may be a moment behind its answer, so it is looked at again
+        when its batch is sent."""
+        self._doubtful[record.id] = evidence
+        self.put(record)
+
+    async def run(self) -> None:
+        if not self._settings.redis_url:
+            return
+        delay = FIRST_DELAY_S
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.flush_s if not self.away else delay):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            self._full.clear()
+            delay = FIRST_DELAY_S if await self._send_all() else min(delay * 2, LONGEST_DELAY_S)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Send what is left, once; what cannot be sent is counted as lost."""
+        if self._settings.redis_url:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._send_all()
+            except TimeoutError:
+                pass
+            if self._queue:
+                log.error("%d decision records are lost: the stream server does not answer", len(self._queue))
+                self._lost(len(self._queue))
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _send_all(self) -> bool:
+        """Whether the queue was brought down to nothing."""
+        async with self._sending:
+            while self._queue:
+                batch = list(islice(self._queue, self._settings.batch_records))
+                self._settle(batch)
+                try:
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await self._send(batch)
+                except (RedisError, OSError, TimeoutError) as error:
+                    if not self.away:
+                        self.away = True
+                        log.warning("decision records cannot be sent, the newest %d are kept: %s", self._settings.kept_records, error)
+                    return False
+                self._remove(batch)
+            if self.away:
+                self.away = False
+                log.info("decision records are sent again")
+            return True
+
+    async def _send(self, batch: list[DecisionRecord]) -> None:
+        if self._client is None:
+            self._client = redis.asyncio.Redis.from_url(self._settings.redis_url, socket_timeout=SEND_TIMEOUT_S, socket_connect_timeout=2.0)
+        fields: dict[str | bytes, bytes | int] = {FIELD: encode_batch(batch), b"worker": self._worker}
+        await self._client.xadd(self._settings.stream, fields, maxlen=self._settings.stream_batches, approximate=True)  # type: ignore[arg-type]
+
+    def _remove(self, batch: list[DecisionRecord]) -> None:
+        """Take off the queue what was sent; its head may have been dropped meanwhile."""
+        sent = {record.id for record in batch}
+        while self._queue and self._queue[0].id in sent:
+            self._queue.popleft()
+
+    def _settle(self, batch: list[DecisionRecord]) -> None:
+        if not self._doubtful:
+            return
+        for record in batch:
+            evidence = self._doubtful.pop(record.id, None)
+            if evidence is not None:
+                evidence.stored_after, evidence.removed_after = self._counters(record.chosen)
+                record.hit_class = classify(record.predicted_tokens, record.cached_tokens, record.block_size, evidence)

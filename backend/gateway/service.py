@@ -1,0 +1,201 @@
+"""What all requests of one worker share: the fleet, counts, index, tokenizer, records; and the clock that ends what takes too long.
+
+One sweep a few times a second looks at every connection, instead of a timer for each: a timer costs more than a request's parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import random
+from collections.abc import Coroutine
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from backend.core.errors import ConfigError, NotFound
+from backend.core.metrics import Registry
+from backend.core.settings import GatewaySettings
+from backend.engines.base import EngineAdapter, adapter
+from backend.gateway import answers, metrics
+from backend.gateway.counts import Counts
+from backend.gateway.fleet_table import FleetReader
+from backend.gateway.policies import POLICIES, Policy
+from backend.gateway.prefix import Prefix
+from backend.gateway.records import RecordPublisher
+from backend.gateway.series import Counters
+from backend.gateway.targets import Candidates, Targets
+from backend.gateway.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from backend.gateway.exchange import Exchange
+    from backend.gateway.server import ClientConnection
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """One worker's state. `folder` holds the shared files; `prefix` may be replaced by tests."""
+
+    def __init__(self, settings: GatewaySettings, folder: Path, row: int, *, prefix: Prefix | None = None) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.row = row
+        self.default_policy = policy_named(settings.routing.policy)
+        self.counts = Counts(folder)
+        self.counts.claim(row)
+        self.rows: list[int] = [row]
+        self.counters = Counters(folder, row)
+        self.fleet = FleetReader(folder)
+        self.targets = Targets()
+        self.prefix = prefix or Prefix(settings.shared)
+        self.tokenizer = Tokenizer(timeout_s=settings.routing.tokenize_timeout_s, connect_timeout_s=settings.limits.connect_timeout_s)
+        self.records = RecordPublisher(settings.records, row, lost=self.count_lost_records, counters=self.prefix.counters)
+        self.clients: set[ClientConnection] = set()
+        self.exchanges: set[Exchange] = set()
+        self.draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._chance = random.Random()
+        self.random = self._chance.random
+        self._policy_settings = {name: policy.settings(settings.routing) for name, policy in POLICIES.items()}
+        self._key = f"Bearer {settings.auth_token}".encode() if settings.auth_token else b""
+        self._avoiding = False
+        self.refresh_fleet()
+
+    # --- for requests ---
+
+    def refresh_fleet(self) -> None:
+        """One comparison when nothing changed."""
+        if self.fleet.generation() == self.targets.generation:
+            return
+        try:
+            self.targets.update(*self.fleet.read())
+        except NotFound as error:
+            log.warning("%s The fleet as known before stays in use.", error)
+
+    def new_request_id(self) -> str:
+        """A version 4 UUID. From a generator seeded by the system once: a system call a request would cost more than the rest of it."""
+        bits = self._chance.getrandbits(128)
+        digits = f"{bits & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def check_key(self, authorization: bytes) -> None:
+        if self._key and not hmac.compare_digest(authorization, self._key):
+            raise answers.bad_api_key()
+
+    def policy_settings(self, policy: Policy) -> object:
+        return self._policy_settings[policy.name]
+
+    def preferred(self, candidates: Candidates) -> Candidates:
+        """Without pods that refused a connection a moment ago, as long as others are left."""
+        if not self._avoiding:
+            return candidates
+        now = asyncio.get_running_loop().time()
+        refusing = [pod.name for pod in candidates.pods if pod.pool.avoid_until > now]
+        if not refusing or len(refusing) == len(candidates.pods):
+            return candidates
+        return candidates.without(refusing)
+
+    def adapter(self, engine: str) -> EngineAdapter:
+        return adapter(engine)
+
+    def spawn(self, body: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """A task of a request; it answers its own errors, here it is only kept from being collected."""
+        task = asyncio.get_running_loop().create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of a request died", exc_info=error)
+
+    # --- counting ---
+
+    def count_retry(self, reason: str) -> None:
+        self.counters.add(("retry", reason))
+        self._avoiding = True
+
+    def count_routing_error(self, reason: str) -> None:
+        self.counters.add(("routing_error", reason))
+
+    def count_malformed(self) -> None:
+        self.counters.add(("malformed",))
+
+    def count_lost_records(self, number: int) -> None:
+        self.counters.add(("records_dropped",), number)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry()
+
+    @cached_property
+    def registry_view(self) -> metrics.GatewayCollector:
+        return metrics.GatewayCollector(self.registry)
+
+    def render_metrics(self) -> bytes:
+        return metrics.render(self)
+
+    # --- time ---
+
+    def tick_s(self) -> float:
+        limits = self.settings.limits
+        shortest = min(limits.header_timeout_s, limits.first_byte_timeout_s, limits.idle_timeout_s, limits.keepalive_s)
+        return min(0.5, max(0.01, shortest / 4))
+
+    async def sweep(self) -> None:
+        """End what takes too long, forget idle connections that have aged, and see workers come and go."""
+        loop = asyncio.get_running_loop()
+        tick = self.tick_s()
+        while True:
+            await asyncio.sleep(tick)
+            now, loop_now = perf_counter(), loop.time()
+            for exchange in list(self.exchanges):
+                exchange.check_time(now)
+            for client in list(self.clients):
+                client.check_time(now)
+            self._avoiding = False
+            for pool in self.targets.pools.values():
+                pool.drop_aged(loop_now)
+                self._avoiding |= pool.avoid_until > loop_now
+            self.rows = self.counts.used_rows() or [self.row]
+            self.refresh_fleet()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new requests, wait for those under way, then end what is left."""
+        self.draining = True
+        for client in list(self.clients):
+            client.close_if_idle()
+        deadline = perf_counter() + timeout_s
+        while True:
+            if not self.clients or perf_counter() > deadline:
+                break
+            await asyncio.sleep(0.02)
+        for client in list(self.clients):
+            client.abort()
+
+    async def close(self) -> None:
+        """After `drain`: records out, shared rows free. A hard end of connections needs one turn of the loop to be told."""
+        await asyncio.sleep(0)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.records.flush(1.0)
+        for pool in self.targets.pools.values():
+            pool.close()
+            for connection in list(pool.open):
+                connection.transport.abort()
+        self.counts.release()
+        self.counts.close()
+        self.counters.close()
+        self.fleet.close()
+
+
+def policy_named(name: str) -> Policy:
+    policy = POLICIES.get(name)
+    if policy is None:
+        raise ConfigError(f"is {name!r}", field="routing.policy", fix=f"Choose one of: {', '.join(sorted(POLICIES))}.")
+    return policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import subprocess
@@ -15,8 +14,6 @@ from typing import Literal
 from backend.core import processes
 from backend.launch.parts import Part
 from backend.localkube.runtime import podlogs
-
-log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 10.0
@@ -66,21 +63,22 @@ class Child:
     def became_ready(self) -> None:
         self.state = "ready"
 
-    async def stop(self, patience_s: float) -> None:
-        """SIGTERM, then SIGKILL to the whole session's group after `patience_s`; returns when it is gone."""
+    async def stop(self, patience_s: float) -> bool:
+        """SIGTERM, then SIGKILL to its group after `patience_s`; returns when it is gone, and whether it had to be killed."""
         self._wanted = False
         if self._again is not None:
             self._again.cancel()
         if self._process is None:
             self.state = "stopped"
-            return
+            return False
         self._process.terminate()
         try:
             await asyncio.wait_for(self._ended.wait(), patience_s)
         except TimeoutError:
-            log.warning("%s did not end within %.1f s: killed", self.part.name, patience_s)
             self.kill()
             await self._ended.wait()
+            return True
+        return False
 
     def kill(self) -> None:
         if self._process is not None:

@@ -265,10 +265,16 @@ class Stack:
         self.layout.endpoints.unlink(missing_ok=True)
         began = time.monotonic()
         for stage, patience_s in enumerate(STOP_PATIENCE_S):
-            await asyncio.gather(*(child.stop(patience_s) for child in self.children.values() if child.part.stop_stage == stage))
+            await asyncio.gather(*(self._stop(child, patience_s) for child in self.children.values() if child.part.stop_stage == stage))
         await asyncio.to_thread(ending.clear, self.layout)
         processes.reap_strangers(set())
         self._tell("stopped", text=f"Everything ended after {time.monotonic() - began:.1f} s.")
+
+    async def _stop(self, child: Child, patience_s: float) -> None:
+        began = time.monotonic()
+        killed = await child.stop(patience_s)
+        took = f"after {time.monotonic() - began:.1f} s"
+        self._tell("stopped", child.part.name, f"killed {took}, it did not end by itself" if killed else took)
 
     def _tell(self, kind: ProgressKind, part: str = "", text: str = "") -> None:
         done = sum(child.state == "ready" for child in self.children.values()) + self._pods_ready

@@ -11,7 +11,7 @@ from backend.launch.replay import LoadOptions
 from backend.simulate.engine.model import CoreSettings
 from tests.fakes.engines import running_engine
 
-BIG = CoreSettings(block_size=64, num_blocks=60_000, max_model_len=131_072, max_num_seqs=64)
+BIG = CoreSettings(block_size=64, num_blocks=110_000, max_model_len=131_072, max_num_seqs=64)
 SMALL = CoreSettings(block_size=64, num_blocks=2_050, max_model_len=131_072, max_num_seqs=64)
 
 REQUESTS = 500

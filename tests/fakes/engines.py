@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -119,3 +119,14 @@ async def listening(engine: RunningEngine) -> AsyncIterator[Listener]:
 
 def events_of(payload: bytes) -> list:
     return msgspec.msgpack.decode(payload)[1]
+
+
+async def until(condition: Callable[[], object], *, within: float = 5.0) -> bool:
+    """Whether `condition` came true in time; for what a real process or socket does and nobody announces."""
+    try:
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110  no event to wait for: that is what this helper is for
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        return False
+    return True

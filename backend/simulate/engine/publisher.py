@@ -8,6 +8,7 @@ measured it, with one addition: a wildcard endpoint binds to the engine's own ad
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from itertools import islice
 
 import zmq
 
-from backend.core.errors import EnvironmentProblem, UsageError
+from backend.core.errors import EnvironmentProblem, UsageError, WorkbenchError
 
 _END = b"\xff" * 8
 _BATCHES_A_TURN = 256
@@ -35,16 +36,16 @@ class PublisherSettings:
     max_queue_size: int = 100_000
     host: str = "127.0.0.1"
     """Address that a wildcard stands for."""
-    replay_has_topic: bool = True
 
 
 class Publisher:
     """Owns both sockets. Create it inside a running loop. Raises EnvironmentProblem when an endpoint is taken."""
 
-    def __init__(self, settings: PublisherSettings) -> None:
+    def __init__(self, settings: PublisherSettings, *, replay_has_topic: bool = True) -> None:
         self.settings = settings
         self.next_number = 0
         self.replays = 0
+        self._replay_has_topic = replay_has_topic
         self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=settings.buffer_steps)
         self._topic = settings.topic.encode()
         self._context = zmq.Context()
@@ -53,9 +54,13 @@ class Publisher:
         self._router: zmq.Socket[bytes] | None = None
         try:
             self._pub = self._open_pub()
+            self.endpoint = _resolved(self._pub, settings.endpoint)
+            """As told to subscribers: what was configured, or with the port that the system chose for port 0."""
+            self.replay_endpoint = settings.replay_endpoint
             if settings.replay_endpoint:
                 self._router = self._open_router(settings.replay_endpoint)
-        except EnvironmentProblem:
+                self.replay_endpoint = _resolved(self._router, settings.replay_endpoint)
+        except WorkbenchError:
             self._context.destroy(linger=0)
             raise
 
@@ -115,7 +120,7 @@ class Publisher:
         router = self._router
         if router is None or self._closed:
             return
-        topic = (self._topic,) if self.settings.replay_has_topic else ()
+        topic = (self._topic,) if self._replay_has_topic else ()
         sent = 0
         for number, payload in islice(batches, _BATCHES_A_TURN):
             router.send_multipart((client, b"", *topic, number, payload))
@@ -123,7 +128,7 @@ class Publisher:
         if sent == _BATCHES_A_TURN:
             self._loop.call_soon(self._replay, client, batches)
             return
-        end_topic = (b"",) if self.settings.replay_has_topic else ()
+        end_topic = (b"",) if self._replay_has_topic else ()
         router.send_multipart((client, b"", *end_topic, _END, b""))
         self._loop.call_soon(self._serve_replays)  # sending may have swallowed the edge of the next request
 
@@ -131,6 +136,10 @@ class Publisher:
 def binds(endpoint: str) -> bool:
     """vLLM's rule: a PUB binds on wildcards and local transports, and connects to any concrete host."""
     return "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
+
+
+def _resolved(socket: zmq.Socket[bytes], endpoint: str) -> str:
+    return str(socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()) if endpoint.endswith(":0") else endpoint
 
 
 def _on_host(endpoint: str, host: str) -> str:
@@ -141,7 +150,7 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str, what: str) -> None:
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        if error.errno in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL, zmq.EACCES):
+        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
             raise EnvironmentProblem(
                 f"{endpoint} cannot be used for {what}: {error.strerror}.", fix="Stop the other program, or choose another endpoint."
             ) from error

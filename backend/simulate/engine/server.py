@@ -18,6 +18,7 @@ from backend.simulate.engine.driver import Driver
 from backend.simulate.engine.hashing import BlockHasher
 from backend.simulate.engine.http import Clients, Connection
 from backend.simulate.engine.metrics import EngineMetrics
+from backend.simulate.engine.model import Sampler
 from backend.simulate.engine.publisher import Publisher
 from backend.simulate.engine.routes import Routes
 from backend.simulate.engine.scheduler import EngineCore
@@ -33,18 +34,22 @@ _FLUSH_S = 0.5
 class EngineServer:
     """Create it inside a running loop; `start` opens the port, so the port answers only when the engine is ready."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, *, sampler: Sampler | None = None) -> None:
+        """`sampler` decides the answers; None: the tokenizer's own deterministic words."""
         settings.check()
         version = settings.version_numbers
-        dialect = dialect_of(version, byte_hashes=settings.byte_hashes) if settings.kv_events else None
         tokenizer = load(settings.tokenizer)
         hasher = BlockHasher(algorithm=settings.hash_algorithm, seed=settings.hash_seed, version=version)
-        core = EngineCore(settings.core, hasher, tokenizer.sample, preset(settings.preset), speed=settings.speed)
+        core = EngineCore(settings.core, hasher, sampler or tokenizer.sample, preset(settings.preset), speed=settings.speed)
         metrics = EngineMetrics(model=settings.model, version=version, settings=settings.core, algorithm=settings.hash_algorithm)
         self.settings = settings
-        self.publisher = Publisher(settings.kv_events) if settings.kv_events else None
+        dialect = None
+        self.publisher = None
+        if settings.kv_events is not None:
+            dialect = dialect_of(version, byte_hashes=settings.byte_hashes)
+            self.publisher = Publisher(settings.kv_events, replay_has_topic=dialect.replay_has_topic)
         self.driver = Driver(core, metrics, self.publisher, dialect)
-        self.routes = Routes(settings, self.driver, tokenizer)
+        self.routes = Routes(settings, self.driver, tokenizer, self.publisher)
         self._clients = Clients()
         self._server: asyncio.Server | None = None
         self._stopped = asyncio.Event()

@@ -1,0 +1,178 @@
+"""The simulated engine as a process: when its port opens, how it ends, what it says when it cannot start."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from backend.core.life import LifePipe
+
+HOST = "127.77.0.3"
+CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 500, "stream": True}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    """An engine process; its output is kept for messages."""
+
+    def __init__(self, *options: str, port: int | None = None, life: LifePipe | None = None) -> None:
+        self.port = free_port() if port is None else port
+        self.url = f"http://{HOST}:{self.port}"
+        command = [sys.executable, "-m", "backend.simulate.engine", "--host", HOST, "--port", str(self.port), "--model", "tiny", *options]
+        environment = dict(os.environ) if life is None else life.env()
+        fds = () if life is None else (life.read_fd,)
+        self.popen = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, pass_fds=fds, text=True)
+
+    async def ready(self) -> None:
+        async with httpx.AsyncClient() as client:
+            for _ in range(400):
+                try:
+                    if (await client.get(f"{self.url}/health")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    await asyncio.sleep(0.02)
+        raise AssertionError("the engine did not become ready")
+
+    async def ended(self, within: float) -> int:
+        return await asyncio.wait_for(asyncio.to_thread(self.popen.wait), within)
+
+
+@asynccontextmanager
+async def engine(*options: str, **more):
+    process = Process(*options, **more)
+    try:
+        await process.ready()
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.popen.communicate()
+
+
+async def read_stream(client, url, body, first_token: asyncio.Event) -> list[str]:
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        lines = []
+        async for line in response.aiter_lines():
+            if line:
+                lines.append(line)
+                first_token.set()
+        return lines
+
+
+def reasons(lines):
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line != "data: [DONE]"]
+    return [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+
+
+async def test_sigterm_ends_running_streams_with_abort_and_the_process_with_zero():
+    async with engine() as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, process.url, CHAT, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        process.popen.send_signal(signal.SIGTERM)
+        lines = await stream
+        assert await process.ended(2) == 0
+    assert (reasons(lines), lines[-1]) == (["abort"], "data: [DONE]")
+
+
+async def test_with_a_shutdown_timeout_running_requests_finish_and_new_ones_get_abort_and_no_token():
+    async with engine("--shutdown-timeout", "20") as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, process.url, {**CHAT, "max_tokens": 80}, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        process.popen.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        health = await client.get(f"{process.url}/health")
+        refused = (await client.post(f"{process.url}/v1/completions", json={"prompt": "a", "max_tokens": 5})).json()
+        lines = await stream
+        assert await process.ended(5) == 0
+    assert health.status_code == 200
+    assert (refused["choices"][0]["finish_reason"], refused["usage"]["completion_tokens"]) == ("abort", 0)
+    assert reasons(lines) == ["length"]
+
+
+async def test_a_new_stream_while_draining_ends_at_once():
+    async with engine("--shutdown-timeout", "20") as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        running = asyncio.create_task(read_stream(client, process.url, {**CHAT, "max_tokens": 80}, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        process.popen.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        lines = await read_stream(client, process.url, CHAT, asyncio.Event())
+        await running
+    assert (reasons(lines), lines[-1]) == (["abort"], "data: [DONE]")
+
+
+async def test_the_drain_is_not_longer_than_its_timeout():
+    async with engine("--shutdown-timeout", "0.5") as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, process.url, CHAT, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        process.popen.send_signal(signal.SIGTERM)
+        assert await process.ended(3) == 0
+        assert reasons(await stream) == ["abort"]
+
+
+async def test_the_end_of_the_parent_ends_it_at_once_also_while_requests_run():
+    life = LifePipe()
+    async with engine("--shutdown-timeout", "20", life=life) as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, process.url, CHAT, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        life.close()
+        assert await process.ended(2) == 0
+        assert reasons(await stream) == ["abort"]
+
+
+async def test_the_port_opens_only_when_the_start_is_over():
+    started = time.monotonic()
+    async with engine("--startup-delay", "1"):
+        assert time.monotonic() - started > 1
+
+
+async def test_a_start_can_be_interrupted():
+    process = Process("--startup-delay", "60")
+    await asyncio.sleep(0.8)
+    process.popen.send_signal(signal.SIGTERM)
+    assert await process.ended(2) == 0
+    process.popen.communicate()
+
+
+REFUSED = [
+    (["--num-blocks", "10"], 2, "would not fit into the KV cache"),
+    (["--version", "newest"], 2, "not a version"),
+    (["--version", "0.8.5", "--kv-events", "tcp://*:0"], 2, "from 0.9 on"),
+    (["--replay", "tcp://*:0"], 2, "needs --kv-events"),
+    (["--tokenizer", "/does/not/exist.json"], 2, "no such file"),
+    (["--kv-events", "somewhere"], 2, "is not an endpoint"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "words"), REFUSED, ids=[" ".join(case[0][-2:]) for case in REFUSED])
+async def test_what_cannot_be_is_one_message_and_no_traceback(options, code, words):
+    process = Process(*options)
+    assert await process.ended(5) == code
+    errors = process.popen.communicate()[1]
+    assert words in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_taken_port_is_named():
+    async with engine() as first:
+        second = Process(port=first.port)
+        assert await second.ended(5) == 1
+        assert f"{HOST}:{first.port} is taken" in second.popen.communicate()[1]

@@ -115,7 +115,7 @@ def _replay(commands: Commands) -> None:
 
 def _explain(commands: Commands) -> None:
     explain = _add(commands, "explain", "look", "Show why a request went where it went.")
-    explain.add_argument("id", nargs="?", default="", metavar="ID", help="its request-id (default: the newest request)")
+    explain.add_argument("id", nargs="?", default="last", metavar="ID", help="its request-id; last is the newest request (default)")
     _control(explain)
     _json(explain)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from workbench.stream import Event
     from workbench.traffic import Replay
 
+LAST = "last"
 Message = dict[str, object]
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -86,8 +87,13 @@ class AsyncRouter:
         self.last = results.DecisionsTable(await self._transport.get(DecisionPage, routes.DECISIONS, filters))
         return self.last
 
-    async def explain(self, request_id: str) -> Explanation:
-        """Candidates, score terms and outcome of one request, by its `request-id`. Raises NotFound."""
+    async def explain(self, request_id: str = LAST) -> Explanation:
+        """Candidates, score terms and outcome of one request, by its `request-id`; "last" is the newest. Raises NotFound."""
+        if request_id == LAST:
+            newest = await self.decisions(limit=1)
+            if not len(newest):
+                raise NotFound("No request yet.", fix="`workbench replay conversation-sample` sends some.")
+            return Explanation(newest[0])
         return Explanation(await self._transport.get(DecisionRecord, routes.DECISION.format(id=_segment(request_id))))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from backend.api.endpoints import Endpoints
 from workbench import _loop, _show, _target, results
-from workbench.client import AsyncCache, AsyncFleet, AsyncRouter, AsyncWorkbench, Prompt
+from workbench.client import LAST, AsyncCache, AsyncFleet, AsyncRouter, AsyncWorkbench, Prompt
 from workbench.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class Router(_show.Shown):
         """
         return self._loop.run(self._core.decisions(limit, model=model, pod=pod, policy=policy, outcome=outcome, before=before))
 
-    def explain(self, request_id: str) -> Explanation:
-        """Candidates, score terms and outcome of one request, by its `request-id`. Raises NotFound.
+    def explain(self, request_id: str = LAST) -> Explanation:
+        """Candidates, score terms and outcome of one request, by its `request-id`; "last" is the newest. Raises NotFound.
 
         >>> stack.workbench.router.explain(stack.decision_id).record.chosen
         'vllm-1'

@@ -11,7 +11,7 @@ import msgspec
 
 from workbench import _target
 from workbench.commands import _output
-from workbench.errors import NotConnected, NotFound, UsageError
+from workbench.errors import NotConnected, UsageError
 
 if TYPE_CHECKING:
     from backend.api.endpoints import Endpoints
@@ -45,13 +45,7 @@ def running(state: Path | None) -> Endpoints:
 
 
 def explain(workbench: Workbench, arguments: argparse.Namespace) -> int:
-    request_id = arguments.id
-    if not request_id:
-        newest = workbench.router.decisions(limit=1)
-        if not len(newest):
-            raise NotFound("No request yet.", fix="`workbench replay conversation-sample` sends some.")
-        request_id = newest[0].id
-    explanation = workbench.router.explain(request_id)
+    explanation = workbench.router.explain(arguments.id)
     _output.show(arguments, explanation.record, repr(explanation))
     return 0
 

@@ -163,3 +163,10 @@ def test_using_the_plain_workbench_inside_its_own_loop_is_refused(wb):
 def test_findings_are_a_table_even_when_there_are_none(wb):
     assert wb.findings().df().is_empty()
     assert "Nothing is wrong." in repr(wb.findings())
+
+
+def test_the_last_request_can_be_explained_without_its_id(wb, fake):
+    assert wb.router.explain().record.id == "r4"
+    fake.decisions = []
+    with pytest.raises(errors.NotFound, match="No request yet"):
+        wb.router.explain("last")

@@ -181,13 +181,9 @@ def _conditions(wanted: Filter, before: Key) -> list[pl.Expr]:
 
 def _aligned(found: pl.DataFrame) -> pl.DataFrame:
     """`found` with exactly today's columns: a file of an older version lacks some, one of a newer version has more."""
-    import polars as pl
-
     schema = frames.decisions_schema()
     if found.schema == schema:
         return found
-    plain = frames.decisions_frame([DecisionRecord(id="", at=0.0)])
-    return found.select(
-        pl.col(name).cast(kind) if name in found.columns else pl.lit(plain[name][0], dtype=kind).alias(name)
-        for name, kind in schema.items()
-    )
+    missing = [name for name in schema if name not in found.columns]
+    defaults = frames.decisions_frame([DecisionRecord(id="", at=0.0)]).select(missing)
+    return (found.join(defaults, how="cross") if missing else found).select(schema.names()).cast(schema)

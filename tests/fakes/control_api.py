@@ -159,16 +159,18 @@ def _error(status: int, kind: str, message: str) -> web.Response:
 def running(app: web.Application) -> Iterator[str]:
     """Serve `app` on a free port from a thread of its own, so that blocking clients can be tested; yields its URL."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
+    runner: web.AppRunner
 
     async def start() -> int:
+        nonlocal runner
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return int(runner.addresses[0][1])
 
-    port = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever, name="fake server", daemon=True)
     thread.start()
+    port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

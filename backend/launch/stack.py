@@ -199,7 +199,8 @@ class Stack:
             self._tasks.stop(self._not_ready(child, why))
             return
         if not self._stopping:
-            failing = child.deaths_in_a_row >= FAILING_AFTER
+            # Told with the end of its log when it becomes clear, then now and then: a terminal is no place for a loop.
+            failing = child.deaths_in_a_row == FAILING_AFTER or child.deaths_in_a_row % 20 == 0
             wait_s = child.start_again()
             text = f"{why}; starts again in {wait_s:.1f} s"
             self._tell("failing" if failing else "died", name, f"{text}. The end of its log:\n{child.last_words()}" if failing else text)

@@ -21,7 +21,8 @@ def main() -> int:
 
         kernels.warm()
     except Exception as error:  # noqa: BLE001 - an edge: whatever the compiler or the folder does, the install goes on
-        print(f"The index kernels were not compiled now ({type(error).__name__}: {error}); the first start will do it.", file=sys.stderr)
+        why = str(error).strip().splitlines() or [""]
+        print(f"The index kernels were not compiled now ({type(error).__name__}: {why[0][:200]}); the first start will.", file=sys.stderr)
         return 0
     print(f"Index kernels compiled in {time.monotonic() - began:.1f} s.")
     return 0

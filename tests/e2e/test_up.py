@@ -23,6 +23,7 @@ from backend.launch.background import detached
 from backend.launch.options import UpOptions
 from tests.fakes import ports
 from tests.fakes.stack import RunningStack, own_stack, refused
+from tests.fakes.valkey import Valkey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -217,3 +218,28 @@ def test_a_full_disk_is_named_at_start(tmp_path: Path, tiny_disk: Path) -> None:
     (tiny_disk / "fill").write_bytes(b"x" * (1024 * 1024 - 4096 * 4))
     code, said = refused(tiny_disk / "s", ports.free_base(tmp_path))
     assert (code, "No room left" in said, "Traceback" in said) == (1, True, False), said
+
+
+def test_a_redis_that_is_away_at_start_costs_nothing_but_a_warning_and_catches_up_later(tmp_path: Path) -> None:
+    redis = Valkey(tmp_path)
+    with own_stack(tmp_path, "--no-traffic", "--no-dashboard", pods=1, env={"REDIS_URL": redis.url}) as running:
+        assert "REDIS_URL does not answer" in running.said()
+        assert "valkey" not in {row.name for row in running.status().processes}
+        body = {"model": "qwen3-8b", "prompt": list(range(1000, 1200)), "max_tokens": 2}
+        answer = httpx.post(f"{running.endpoints.gateway}/v1/completions", json=body, timeout=30)
+        assert answer.status_code == 200
+        redis.start()
+        try:
+            path = f"/api/v1/decisions/{answer.headers['request-id']}"
+            until(lambda: running.get("control", path).status_code == 200, seconds=20, what="the record's arrival")
+        finally:
+            redis.kill()
+    assert running.leftovers() == []
+
+
+def test_a_part_that_keeps_dying_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with own_stack(tmp_path, "--no-traffic", "--no-dashboard", pods=1) as running:
+        (running.state / "config" / "kvindex.toml").write_text("nonsense = 1\n")
+        os.kill(running.pid("kvindex"), signal.SIGKILL)
+        until(lambda: "no such field" in running.said(), what="the log's end in the message")
+        assert running.get("gateway", "/healthz").status_code == 200, "the others go on"

@@ -135,7 +135,7 @@ def _values(text: bytes, sample: bytes) -> list[float]:
 def _source(rank: int, source: _Source, host: str) -> EventSourceInfo:
     endpoint, wildcard = _on_host(source.endpoint, host)
     replay = _on_host(source.replay_endpoint, host)[0] if source.replay_endpoint else ""
-    binds = wildcard or "://" not in endpoint or not endpoint.startswith("tcp://")
+    binds = wildcard or not endpoint.startswith("tcp://") or endpoint.startswith(f"tcp://{host}:")
     return EventSourceInfo(rank=rank, endpoint=endpoint, replay_endpoint=replay, topic=source.topic, engine_binds=binds)
 
 

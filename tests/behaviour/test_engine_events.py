@@ -57,8 +57,8 @@ async def test_a_long_replay_is_complete_and_batches_fallen_out_of_the_buffer_ar
 
 async def test_an_engine_that_connects_is_heard_by_a_bound_subscriber():
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        endpoint = f"tcp://{HOST}:{probe.getsockname()[1]}"
+        probe.bind(("127.77.0.9", 0))
+        endpoint = f"tcp://127.77.0.9:{probe.getsockname()[1]}"
     wanted = PublisherSettings(endpoint=endpoint, host=HOST)
     listener = Listener(endpoint, bind=True)
     async with running_engine(kv_events=wanted) as engine:
@@ -68,6 +68,13 @@ async def test_an_engine_that_connects_is_heard_by_a_bound_subscriber():
         batch = (await heard)[0]
     listener.close()
     assert events_of(batch[-1])[0]["type"] == "BlockStored"
+
+
+async def test_an_engine_binds_on_its_own_address_where_connecting_would_reach_nobody():
+    wanted = PublisherSettings(endpoint=f"tcp://{HOST}:0", host=HOST)
+    async with running_engine(kv_events=wanted) as engine, listening(engine) as listener:
+        await engine.complete(prompt=list(range(33)), max_tokens=1)
+        assert len(await listener.batches(1)) == 1
 
 
 async def test_a_reset_is_silent_until_the_next_step():

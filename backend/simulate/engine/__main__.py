@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--engine", choices=("vllm",), default="vllm", help="engine family")
     add("--version", default="0.32.0", help="version whose event format, metrics and hashes are shown")
-    add("--role", choices=("both",), default="both", help="part in prefill/decode disaggregation")
+    roles = ("both", "prefill", "decode", "")
+    add("--role", choices=roles, default="both", help="for people: every role answers whole requests, as a vLLM without a KV connector")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000, help="0: any free one")
     add("--model", default="qwen3-8b", help="model name, or the path of its weights with --served-model-name")

@@ -45,13 +45,12 @@ class Exchange:
         """The whole answer. An empty body goes without a content type, as real engines do."""
         kind = b"content-type: " + content_type + b"\r\n" if body else b""
         length = b"content-length: %d\r\n" % len(body)
-        self._send_head(status, length + kind)
         self.sent_bytes = len(body)
-        self._connection.write(body)
+        self._connection.write(self._head(status, length + kind) + body)
         self._finish()
 
     def begin_stream(self, content_type: bytes) -> None:
-        self._send_head(200, b"content-type: " + content_type + b"\r\ntransfer-encoding: chunked\r\n")
+        self._connection.write(self._head(200, b"content-type: " + content_type + b"\r\ntransfer-encoding: chunked\r\n"))
 
     def send(self, data: bytes) -> None:
         """One chunk of a stream."""
@@ -62,11 +61,11 @@ class Exchange:
         self._connection.write(b"0\r\n\r\n")
         self._finish()
 
-    def _send_head(self, status: int, headers: bytes) -> None:
+    def _head(self, status: int, headers: bytes) -> bytes:
         self.status = status
         close = b"" if self._connection.keep_alive else b"connection: close\r\n"
         head = b"HTTP/1.1 %d %b\r\ndate: %b\r\nserver: uvicorn\r\nvary: Origin\r\n" % (status, _REASONS.get(status, b""), _date())
-        self._connection.write(head + headers + close + b"\r\n")
+        return head + headers + close + b"\r\n"
 
     def _finish(self) -> None:
         self.answered = True

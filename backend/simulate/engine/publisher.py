@@ -2,7 +2,7 @@
 
 Runs inside the caller's event loop: the ROUTER's file descriptor wakes it, so an idle engine costs nothing. Numbers start at 0
 with every process; a consumer that sees them go backwards knows that the engine is a new one. Transport as `specs/engines.md` 2
-measured it, with one addition: a wildcard endpoint binds to the engine's own address, so that many pods fit on one machine.
+measured it, with one difference: a wildcard binds to the engine's own address only, so that many pods fit on one machine.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Publisher:
         pub = self._context.socket(zmq.PUB)
         pub.set_hwm(self.settings.hwm)
         endpoint = self.settings.endpoint
-        if binds(endpoint):
+        if binds(endpoint, self.settings.host):
             _bind(pub, _on_host(endpoint, self.settings.host), "KV events")
         else:
             try:
@@ -133,9 +133,13 @@ class Publisher:
         self._loop.call_soon(self._serve_replays)  # sending may have swallowed the edge of the next request
 
 
-def binds(endpoint: str) -> bool:
-    """vLLM's rule: a PUB binds on wildcards and local transports, and connects to any concrete host."""
-    return "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
+def binds(endpoint: str, host: str) -> bool:
+    """vLLM's rule: a PUB binds on wildcards and local transports, and connects to any concrete host.
+
+    One exception of ours: on its own address it binds, where a real engine would connect to itself and never be heard.
+    """
+    local = endpoint.startswith(("ipc://", "inproc://", f"tcp://{host}:"))
+    return local or "*" in endpoint or "::" in endpoint
 
 
 def _resolved(socket: zmq.Socket[bytes], endpoint: str) -> str:

@@ -110,7 +110,7 @@ def text_prompt(body: Body, tokenizer: Tokenizer) -> list[int]:
     if isinstance(prompt, str) and prompt:
         return tokenizer.encode(prompt)
     if isinstance(prompt, list) and prompt:
-        if not all(type(token) is int and 0 <= token < 2**32 for token in prompt):
+        if not _are_tokens(prompt):
             raise _invalid([_type_problem("prompt", "int_type", "Input should be a valid integer", prompt)], "body.prompt")
         return prompt
     raise _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -121,9 +121,14 @@ def token_list(body: Body) -> list[int]:
     tokens = body.get("tokens")
     if tokens is None:
         raise _invalid([_missing("tokens", body)], "body.tokens")
-    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+    if not isinstance(tokens, list) or not _are_tokens(tokens):
         raise _invalid([_type_problem("tokens", "int_type", "Input should be a valid integer", tokens)], "body.tokens")
     return tokens
+
+
+def _are_tokens(values: list[Any]) -> bool:
+    """Whether all are token ids; by set and extremes, because prompts have a hundred thousand of them."""
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**32)
 
 
 def _limit(body: Body, *, chat: bool) -> int | None:

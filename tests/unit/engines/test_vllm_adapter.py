@@ -71,6 +71,7 @@ SOURCES = [
     ("any_address", {"0": {"endpoint": "tcp://0.0.0.0:5"}}, [(0, "tcp://pod:5", True)]),
     ("any_v6_address", {"0": {"endpoint": "tcp://[::]:5"}}, [(0, "tcp://pod:5", True)]),
     ("a_concrete_host_means_the_engine_connects", {"0": {"endpoint": "tcp://collector:5"}}, [(0, "tcp://collector:5", False)]),
+    ("its_own_address", {"0": {"endpoint": "tcp://pod:5"}}, [(0, "tcp://pod:5", True)]),
     ("switched_off", {"0": {"endpoint": "tcp://*:5", "enable_kv_cache_events": False}}, []),
     ("none", {}, []),
 ]

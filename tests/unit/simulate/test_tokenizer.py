@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.core.errors import ConfigError
@@ -13,13 +13,16 @@ from tests.fakes.engines import sequence
 
 DATA = Path(__file__).parents[2] / "data" / "engines"
 BUILT_IN = GroupTokenizer()
+unhurried = settings(deadline=None)
 
 
+@unhurried
 @given(st.text())
 def test_every_text_comes_back(text):
     assert BUILT_IN.decode(BUILT_IN.encode(text)) == text
 
 
+@unhurried
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40))
 def test_texts_with_a_common_beginning_have_common_tokens_up_to_its_last_piece(shared, one, other):
     first, second = BUILT_IN.encode(f"{shared} \n{one}"), BUILT_IN.encode(f"{shared} \n{other}")
@@ -27,6 +30,7 @@ def test_texts_with_a_common_beginning_have_common_tokens_up_to_its_last_piece(s
     assert first[: len(sure)] == second[: len(sure)] == sure
 
 
+@unhurried
 @given(st.text())
 def test_a_stream_of_pieces_is_the_whole_text(text):
     stream = Detokenizer(BUILT_IN)
@@ -34,6 +38,7 @@ def test_a_stream_of_pieces_is_the_whole_text(text):
     assert "".join(pieces) == text.replace("\ufffd", "") or "\ufffd" in text
 
 
+@unhurried
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=100))
 def test_answers_are_deterministic_words_of_one_token_each(prompt):
     request = sequence(prompt)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 ROWS_SHOWN = 20
+WIDEST_CELL = 60
+"""Characters of a cell in plain text; HTML wraps instead."""
 
 
 class Shown:
@@ -81,7 +83,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, limi
     vllm-1        3
     """
     rows = list(rows)
-    cells = [[value(cell) for cell in row] for row in rows[:limit]]
+    cells = [[_clip(value(cell)) for cell in row] for row in rows[:limit]]
     numeric = [
         all(cell is None or (isinstance(cell, (int, float)) and not isinstance(cell, bool)) for cell in column)
         for column in (zip(*rows[:limit], strict=True) if rows else [()] * len(headers))
@@ -94,3 +96,8 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, limi
     if len(rows) > limit:
         lines.append(f"... {len(rows) - limit:,} more rows; .df() has all")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _clip(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDEST_CELL else f"{line[: WIDEST_CELL - 1]}…"

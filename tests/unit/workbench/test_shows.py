@@ -61,3 +61,11 @@ def test_long_tables_are_cut_and_say_so(wb, fake):
 def test_the_chosen_pod_is_marked(wb):
     assert "vllm-1 ← chosen" in repr(wb.router.explain("r1"))
     assert "font-weight: bold" in wb.router.explain("r1")._repr_mimebundle_()["text/html"]
+
+
+def test_a_long_cell_is_clipped_in_text_and_wrapped_in_html(wb, fake):
+    fake.findings = [Finding(id="f", severity="warning", title="t", cause="a cause of many words " * 10)]
+    found = wb.findings()
+    assert max(map(len, repr(found).splitlines())) < 140
+    assert "white-space: normal" in found._repr_mimebundle_()["text/html"]
+    assert ("a cause of many words " * 10).strip() in found._repr_mimebundle_()["text/html"]

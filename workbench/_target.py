@@ -76,7 +76,11 @@ def start(state: Path, token: str | None) -> Target:
     """Start a detached stack in `state` and wait until it is ready; the workbench ends it when closed."""
     from backend.launch import background, ending
 
+    print(f"No stack runs in {state}: starting one.", flush=True)
     endpoints = background.detached(state)
+    print(
+        f"Gateway {endpoints.gateway}, control {endpoints.control}, dashboard {endpoints.dashboard or 'off'}. close() ends it.", flush=True
+    )
 
     def release() -> None:
         ending.down(state)

@@ -152,7 +152,6 @@ class Workbench(_show.Shown):
 
         workbench = cls(loop.run(make()), loop)
         if found.started_here:
-            print(f"Started a stack in {found.endpoints.state if found.endpoints else ''}; close() ends it.")
             atexit.register(workbench.close)
         return workbench
 

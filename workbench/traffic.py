@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.client import AsyncWorkbench
     from workbench.progress import Progress
 
-PAGE = 500
+PAGE = 1000
 SETTLE_S = 10.0
 """How long records of answered requests may take from the gateway through the stream to the control API."""
 CLASSES = ("exact", "within_block", "raced", "evicted", "unknown", "unpredicted")

@@ -84,7 +84,7 @@ class Control:
         self.hub.close()
         await self.history.close()
         await self.tasks.close()
-        await self.scraper.close()
+        self.scraper.close()
         await self.http.aclose()
         await self.pods_http.aclose()
 

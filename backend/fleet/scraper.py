@@ -11,15 +11,15 @@ import logging
 import random
 from collections.abc import Iterable
 
-import httpx
 import msgspec
 
 from backend.api.fleet import Pod, PodLoad
 from backend.core.clock import Clock, SystemClock
-from backend.core.errors import UsageError
+from backend.core.errors import Unavailable, UsageError
 from backend.core.settings import FleetSettings
 from backend.core.supervise import Supervisor
 from backend.engines.base import EngineAdapter, adapter
+from backend.fleet.fetch import Page
 from backend.fleet.rates import LoadHistory
 
 log = logging.getLogger(__name__)
@@ -40,14 +40,7 @@ class Scraper:
         """Scrapes that failed, since start."""
         self._tasks = tasks
         self._clock: Clock = clock or SystemClock()
-        # One keep-alive connection a pod. The environment's proxies are not meant for pods. Pods speak plain HTTP: `verify=False`
-        # spares the certificate store, which costs 10 MB a client.
-        self._http = httpx.AsyncClient(
-            timeout=settings.scrape_timeout_s,
-            trust_env=False,
-            verify=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )
+        self._pages: dict[str, Page] = {}
         self._pods: dict[str, Pod] = {}
         self._history: dict[str, LoadHistory] = {}
 
@@ -56,11 +49,13 @@ class Scraper:
         wanted = {pod.name: pod for pod in pods}
         for name in self._pods.keys() - wanted.keys():
             await self._tasks.cancel(_task(name))
-            self._history.pop(name, None)
+            self._forget(name)
         for name, pod in wanted.items():
             known = self._pods.get(name)
             if known is None or (known.started_at, known.address, known.engine) != (pod.started_at, pod.address, pod.engine):
+                self._forget(name)
                 self._history[name] = LoadHistory()
+                self._pages[name] = Page(pod.ip, pod.port, "/metrics", largest_bytes=LARGEST_ANSWER)
             self._pods[name] = pod
             if known is None:
                 self._tasks.start(_task(name), lambda name=name: self._scrape_always(name))  # type: ignore[misc]
@@ -75,8 +70,15 @@ class Scraper:
         late = self._clock.monotonic() - history.scraped_monotonic > STALE_AFTER_SCRAPES * self.settings.scrape_s
         return msgspec.structs.replace(load, state="stale") if load.state == "fresh" and late else load
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    def close(self) -> None:
+        """Let go of the connections; call it after the tasks have ended."""
+        for page in self._pages.values():
+            page.close()
+
+    def _forget(self, name: str) -> None:
+        self._history.pop(name, None)
+        if page := self._pages.pop(name, None):
+            page.close()
 
     async def _scrape_always(self, name: str) -> None:
         # Spread over the period, so that pods which appear together are not asked together.
@@ -92,12 +94,14 @@ class Scraper:
         try:
             engine: EngineAdapter = adapter(pod.engine)
             async with asyncio.timeout(self.settings.scrape_timeout_s):
-                text = await self._fetch(pod)
+                text = await self._pages[name].fetch()
             figures = engine.parse_load(text)
         except TimeoutError:
             self._failed(history, f"no answer within {self.settings.scrape_timeout_s:g} s")
-        except (httpx.HTTPError, UsageError, ValueError) as error:
-            self._failed(history, str(error) or type(error).__name__)
+        except (Unavailable, UsageError) as error:
+            self._failed(history, error.message)
+        except ValueError as error:
+            self._failed(history, f"a figure cannot be read: {error}")
         else:
             history.add(figures, set(engine.metrics.spellings()), now=self._clock.now(), monotonic=self._clock.monotonic())
         return self.load(name)
@@ -105,17 +109,6 @@ class Scraper:
     def _failed(self, history: LoadHistory, why: str) -> None:
         self.failures += 1
         history.fail(why)
-
-    async def _fetch(self, pod: Pod) -> bytes:
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-        async with self._http.stream("GET", f"http://{host}:{pod.port}/metrics") as answer:
-            answer.raise_for_status()
-            body = bytearray()
-            async for part in answer.aiter_bytes():
-                body += part
-                if len(body) > LARGEST_ANSWER:
-                    raise ValueError(f"/metrics is larger than {LARGEST_ANSWER >> 20} MiB")
-            return bytes(body)
 
 
 def _task(name: str) -> str:

@@ -25,9 +25,10 @@ from backend.core import web
 from backend.core.metrics import Registry
 from backend.core.settings import ControlSettings, HistorySettings, PodSettings, RecordSettings
 from backend.core.supervise import Supervisor
-from tests.behaviour.test_history_of_decisions import STREAM, eventually, send
+from tests.behaviour.test_history_of_decisions import STREAM, send
 from tests.fakes.records import record, records
 from tests.fakes.valkey import Valkey, free_port, valkey
+from tests.fakes.waiting import eventually
 
 __all__ = ["valkey"]
 

@@ -13,9 +13,10 @@ from backend.api import routes
 from backend.api.decisions import DecisionRecord
 from backend.control import streaming
 from tests.behaviour.test_control_api import TOKEN, Door, door, peers
-from tests.behaviour.test_history_of_decisions import eventually, send
+from tests.behaviour.test_history_of_decisions import send
 from tests.fakes.records import record, records
 from tests.fakes.valkey import valkey
+from tests.fakes.waiting import eventually
 
 __all__ = ["door", "peers", "valkey"]
 

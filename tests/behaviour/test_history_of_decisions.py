@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
@@ -16,6 +15,7 @@ from backend.history.records import FIELD, encode_batch
 from backend.history.service import History
 from tests.fakes.records import record, records
 from tests.fakes.valkey import Valkey, valkey
+from tests.fakes.waiting import eventually
 
 __all__ = ["valkey"]
 
@@ -27,12 +27,6 @@ async def send(server: Valkey, *batches: list) -> None:
     for batch in batches:
         await client.xadd(STREAM, {FIELD: encode_batch(batch)})
     await client.aclose()
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from redis.exceptions import RedisError
 from backend.history.cold import read_decisions
 from backend.history.records import FIELD, encode_batch
 from backend.history.service import History
-from tests.behaviour.test_history_of_decisions import STREAM, eventually, make, pending, send, tasks
+from tests.behaviour.test_history_of_decisions import STREAM, make, pending, send, tasks
 from tests.fakes.control import ControlProcess
 from tests.fakes.records import records
 from tests.fakes.valkey import Valkey, valkey
+from tests.fakes.waiting import eventually
 
 __all__ = ["tasks", "valkey"]
 

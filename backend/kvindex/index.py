@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,11 @@ class PrefixIndex(IndexReader):
         self._lock = threading.RLock()
         self._states: dict[tuple[str, int], OwnerState] = {}
         self._domains: dict[str, Domain] = {}
-        self._hashes = np.empty(0, np.uint64)
-        self._tokens = np.empty(0, np.uint32)
-        self._extras = np.empty(0, np.uint64)
-        self._seeds: dict[str, int] = {}
+        self._seeds: dict[str, np.uint64] = {}
+        self._counts = np.zeros(c.CURSOR_WORDS + 1, np.int64)
+        self._bounds_of_one = np.zeros(2, np.int64)
+        self._parked = np.empty(3 * c.PARKED_SPANS, np.int64)
+        self._fit_scratch(4096)
         if wait_for_kernels:
             kernels.load_writing()
         if publish:
@@ -88,27 +90,22 @@ class PrefixIndex(IndexReader):
     ) -> IngestResult:
         """Apply messages of one publisher in order, in one call of the kernel."""
         with self._lock:
-            state = self._state(pod, rank, domain)
-            counts = self._apply(state, payloads, self._seed(model))
-            if counts[c.C_UNKNOWN] and state.parked:
-                state.drop_parked(_removed_hashes(payloads))
-            while counts[c.C_STORED] and (ready := state.take_ready()):
-                again = self._apply(state, ready, self._seed(model))
-                counts[c.C_STORED] += again[c.C_STORED]
-            self._note_parked()
+            state = self._states.get((pod, rank)) or self._state(pod, rank, domain)
+            seed = self._seeds.get(model) or self._seed(model)
+            counts = self._apply(state, payloads, seed)
+            if state.parked:
+                self._settle_parked(state, payloads, seed, counts)
             if self._publisher is not None:
                 self._publisher.beat()
-        reasons = {reason: int(count) for reason, count in zip(c.REASONS, counts[c.C_REASONS :], strict=False) if count}
-        return IngestResult(
-            stored=int(counts[c.C_STORED]),
-            removed=int(counts[c.C_REMOVED]),
-            cleared=int(counts[-1]),
-            skipped=sum(reasons.values()),
-            parked=len(state.parked),
-            unknown=int(counts[c.C_UNKNOWN]),
-            ignored=int(counts[c.C_IGNORED]),
-            reasons=reasons,
-        )
+            return _result(counts, len(state.parked))
+
+    def _settle_parked(self, state: OwnerState, payloads: Sequence[bytes], seed: np.uint64, counts: list[int]) -> None:
+        """Bring in parked events whose parent has come, and drop those that were removed meanwhile."""
+        if counts[c.C_UNKNOWN]:
+            state.drop_parked(_removed_hashes(payloads))
+        while ready := state.take_ready():
+            counts[c.C_STORED] += self._apply(state, ready, seed)[c.C_STORED]
+        self._note_parked()
 
     def add_pod(self, pod: str, rank: int = 0) -> None:
         """List a pod before its first event."""
@@ -162,10 +159,10 @@ class PrefixIndex(IndexReader):
         state = self._states.get((pod, rank))
         return self._table.words[self._table.directory(state.number) + at.O_BLOCKS] if state is not None else 0
 
-    def map(self, bins: int) -> npt.NDArray[np.int64]:
-        """Blocks held, pods (in the order of `pods()`) x bins of the prefix space: related prefixes stand side by side."""
+    def map(self, bins: int, pods: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
+        """Blocks held, pods (`pods()` by default) x bins of the prefix space: related prefixes stand side by side."""
         with self._lock:
-            return overview.map_of(self._table, self._domains.values(), self.pods(), bins)
+            return overview.map_of(self._table, self._domains.values(), self.pods() if pods is None else pods, bins)
 
     def shared(self, limit: int = 20) -> list[SharedPrefix]:
         """Prefixes that most pods hold or most prompts continue, largest first."""
@@ -177,6 +174,11 @@ class PrefixIndex(IndexReader):
         with self._lock:
             state = self._states.get((pod, rank))
             return overview.held_by(self._table, state) if state is not None else set()
+
+    @property
+    def has_predecessor(self) -> bool:
+        """Readers still look at a former writer's state."""
+        return self._publisher is not None and self._publisher.predecessor
 
     def publish(self) -> None:
         """Show this index to readers from now on."""
@@ -194,10 +196,8 @@ class PrefixIndex(IndexReader):
         if self._publisher is not None:
             self._publisher.close()
 
-    def _seed(self, model: str) -> int:
-        seed = self._seeds.get(model)
-        if seed is None:
-            seed = self._seeds[model] = hashing.model_seed(model)
+    def _seed(self, model: str) -> np.uint64:
+        seed = self._seeds[model] = np.uint64(hashing.model_seed(model))
         return seed
 
     def _state(self, pod: str, rank: int, domain: str | None) -> OwnerState:
@@ -217,32 +217,36 @@ class PrefixIndex(IndexReader):
         state = self._states[pod, rank] = OwnerState(number, pod, rank, home)
         return state
 
-    def _apply(self, state: OwnerState, payloads: Sequence[bytes], model: int) -> npt.NDArray[np.int64]:
+    def _apply(self, state: OwnerState, payloads: Sequence[bytes], model: np.uint64) -> list[int]:
         """Apply, making room where an event asks for it. Counters as in `cursor`, and the clears behind them."""
-        counts = np.zeros(c.CURSOR_WORDS + 1, np.int64)
+        self._counts.fill(0)
         if kernels.ready(writing=True):
-            self._apply_compiled(state, payloads, model, counts)
+            self._apply_compiled(state, payloads, model, self._counts)
         else:
-            self._apply_plainly(state, payloads, model, counts)
+            self._apply_plainly(state, payloads, int(model), self._counts)
+        counts: list[int] = self._counts.tolist()
         return counts
 
-    def _apply_compiled(self, state: OwnerState, payloads: Sequence[bytes], model: int, counts: npt.NDArray[np.int64]) -> None:
+    def _apply_compiled(self, state: OwnerState, payloads: Sequence[bytes], model: np.uint64, counts: npt.NDArray[np.int64]) -> None:
         kernel: Any = kernels.load_writing().ingest_messages
-        data = np.frombuffer(payloads[0] if len(payloads) == 1 else b"".join(payloads), np.uint8)
-        bounds = np.zeros(len(payloads) + 1, np.int64)
-        np.cumsum([len(payload) for payload in payloads], out=bounds[1:])
-        self._fit_scratch(max(len(payload) for payload in payloads))
-        parked = np.empty(3 * c.PARKED_SPANS, np.int64)
-        seed = np.uint64(model)
+        if len(payloads) == 1:
+            data, bounds = np.frombuffer(payloads[0], np.uint8), self._bounds_of_one
+            bounds[1] = longest = len(payloads[0])
+        else:
+            data = np.frombuffer(b"".join(payloads), np.uint8)
+            bounds = np.array([0, *accumulate(map(len, payloads))], np.int64)
+            longest = max(map(len, payloads), default=0)
+        if len(self._tokens) < longest:
+            self._fit_scratch(longest)
         counts[c.C_EVENTS_LEFT] = -1
         while True:
             domain = state.domain
             status = kernel(
-                self._table.array, domain.labels, state.copies, domain.holders, state.number, seed, data, bounds, counts, parked,
+                self._table.array, domain.labels, state.copies, domain.holders, state.number, model, data, bounds, counts, self._parked,
                 self._hashes, self._tokens, self._extras,
             )  # fmt: skip
             if counts[c.C_PARKED]:
-                for _, begin, end in parked[: 3 * counts[c.C_PARKED]].reshape(-1, 3).tolist():
+                for _, begin, end in self._parked[: 3 * counts[c.C_PARKED]].reshape(-1, 3).tolist():
                     _park(state, _EVENT_ALONE + data[begin:end].tobytes())
                 counts[c.C_PARKED] = 0
             if status == c.DONE:
@@ -300,9 +304,8 @@ class PrefixIndex(IndexReader):
 
     def _fit_scratch(self, size: int) -> None:
         """Every element of an event takes at least a byte, so scratch as long as the longest message always suffices."""
-        if len(self._tokens) < size:
-            size = 1 << (size - 1).bit_length()
-            self._hashes, self._tokens, self._extras = np.empty(size, np.uint64), np.empty(size, np.uint32), np.empty(size, np.uint64)
+        size = 1 << (size - 1).bit_length()
+        self._hashes, self._tokens, self._extras = np.empty(size, np.uint64), np.empty(size, np.uint32), np.empty(size, np.uint64)
 
     def _forget(self, state: OwnerState) -> None:
         """Everything that an owner held; its lifetime counters stay."""
@@ -349,6 +352,22 @@ class PrefixIndex(IndexReader):
 
     def _note_parked(self) -> None:
         self._table.words[at.H_PARKED] = sum(state.parked_blocks for state in self._states.values() if state.parked)
+
+
+def _result(counts: list[int], parked: int) -> IngestResult:
+    reasons = {}
+    if any(counts[c.C_REASONS : -1]):
+        reasons = {reason: count for reason, count in zip(c.REASONS, counts[c.C_REASONS :], strict=False) if count}
+    return IngestResult(
+        stored=counts[c.C_STORED],
+        removed=counts[c.C_REMOVED],
+        cleared=counts[-1],
+        skipped=sum(reasons.values()),
+        parked=parked,
+        unknown=counts[c.C_UNKNOWN],
+        ignored=counts[c.C_IGNORED],
+        reasons=reasons,
+    )
 
 
 def _park(state: OwnerState, message: bytes) -> None:

@@ -13,7 +13,9 @@ from backend.kvindex.table import Words
 
 PARKED_EVENTS = 256
 PARKED_BYTES = 4 * 2**20
-_SMALLEST_MAP = 256
+_SMALLEST_MAP = 1024
+_SMALL_MAP = 2**16
+"""Below it maps grow by four, above by two: copying often costs more than the memory."""
 
 
 def new_map(slots: int = _SMALLEST_MAP) -> Words:
@@ -27,7 +29,7 @@ def map_with_room(entries: Words, further: int) -> Words:
     """An empty map that holds what `entries` has and `further` more at half load."""
     slots = int(entries[at.M_SLOTS])
     while 2 * (int(entries[at.M_USED]) + further) > slots:
-        slots *= 2
+        slots *= 4 if slots < _SMALL_MAP else 2
     return new_map(slots)
 
 

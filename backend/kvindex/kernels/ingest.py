@@ -40,6 +40,7 @@ from backend.kvindex.layout import (
     H_VERSION,
     M_SLOTS,
     M_USED,
+    MAP_HEAD,
     O_BLOCK_SIZE,
     O_BLOCKS,
     O_IGNORED_GROUPS,
@@ -63,22 +64,6 @@ _COUNTS = types.int64[::1]
 
 
 @njit
-def _put_block(words: Any, table: Any, stride: Any, mask: Any, key: Any) -> Any:
-    """Slot of a block, made when it is new."""
-    at = home(key, mask)
-    while True:
-        index = table + at * stride
-        there = words[index]
-        if there == key:
-            return at
-        if there == _ZERO:
-            words[index] = key
-            words[H_USED] += _ONE
-            return at
-        at = (at + 1) & mask
-
-
-@njit
 def _take_copy(words: Any, base: Any, bitmap_words: Any, owner: Any, directory: Any) -> None:
     """Clear the owner's bit of the slot whose bitmap begins at `base`; it is known to be set."""
     words[base + (owner >> 6)] &= ~(_ONE << (np.uint64(owner) & np.uint64(63)))
@@ -91,26 +76,77 @@ def _take_copy(words: Any, base: Any, bitmap_words: Any, owner: Any, directory: 
 
 
 @njit
-def _give_copy(words: Any, base: Any, bitmap_words: Any, owner: Any, directory: Any, slot: Any, copies: Any) -> None:
-    """Set the owner's bit, or count one more copy where it is set already."""
+def _count_copy(copies: Any, slot: Any) -> None:
+    """One more copy of a block that the owner holds already."""
+    index = find(copies, np.uint64(slot + 1))
+    if index < 0:
+        put(copies, np.uint64(slot + 1), _ONE)
+    else:
+        copies[index + 1] += _ONE
+
+
+@njit
+def _hold_blocks(words: Any, owner: Any, directory: Any, copies: Any, keys: Any, count: Any) -> None:
+    """Give the owner `keys[:count]`, making slots for new blocks; the keys are replaced by the slots.
+
+    Counters are kept in registers: a counter in memory a block would be a chain of stores and loads through the whole loop.
+    """
+    mask = np.int64(words[H_SLOTS]) - 1
+    stride = np.int64(words[H_STRIDE])
+    table = np.int64(words[H_TABLE])
+    bitmap_words = np.int64(words[H_BITMAP_WORDS])
     bit = _ONE << (np.uint64(owner) & np.uint64(63))
-    word = base + (owner >> 6)
-    if words[word] & bit != _ZERO:
-        index = find(copies, np.uint64(slot + 1))
-        if index < 0:
-            put(copies, np.uint64(slot + 1), _ONE)
+    offset = 1 + (owner >> 6)
+    made, given, fresh = 0, 0, 0
+    for which in range(count):
+        key = keys[which]
+        slot = home(key, mask)
+        there = words[table + slot * stride]
+        while there != key and there != _ZERO:
+            slot = (slot + 1) & mask
+            there = words[table + slot * stride]
+        base = table + slot * stride
+        if there == _ZERO:
+            words[base] = key
+            made += 1
+        before = words[base + offset]
+        if before & bit != _ZERO:
+            _count_copy(copies, slot)
         else:
-            copies[index + 1] += _ONE
-        return
-    fresh = True
-    for which in range(bitmap_words):
-        if words[base + which] != _ZERO:
-            fresh = False
-    words[word] |= bit
-    words[H_COPIES] += _ONE
-    words[directory + O_BLOCKS] += _ONE
-    if fresh:
-        words[H_DISTINCT] += _ONE
+            given += 1
+            union = before
+            if bitmap_words > 1:
+                for word in range(bitmap_words):
+                    union |= words[base + 1 + word]
+            if union == _ZERO:
+                fresh += 1
+            words[base + offset] = before | bit
+        keys[which] = np.uint64(slot)
+    words[H_USED] += np.uint64(made)
+    words[H_COPIES] += np.uint64(given)
+    words[H_DISTINCT] += np.uint64(fresh)
+    words[directory + O_BLOCKS] += np.uint64(given)
+
+
+@njit
+def _label_blocks(labels: Any, hashes: Any, start: Any, slots: Any, count: Any, parent: Any) -> Any:
+    """Note under which engine hashes the owner knows `slots[:count]`; the last one plus 1, as the next block's parent."""
+    mask = np.int64(labels[M_SLOTS]) - 1
+    made = 0
+    for which in range(count):
+        key = label_key(hashes[start + which])
+        at = home(key, mask)
+        there = labels[MAP_HEAD + 2 * at]
+        while there != key and there != _ZERO:
+            at = (at + 1) & mask
+            there = labels[MAP_HEAD + 2 * at]
+        if there == _ZERO:
+            labels[MAP_HEAD + 2 * at] = key
+            made += 1
+        labels[MAP_HEAD + 2 * at + 1] = (parent << _S32) | slots[which]
+        parent = slots[which] + _ONE
+    labels[M_USED] += np.uint64(made)
+    return parent
 
 
 @njit
@@ -124,29 +160,21 @@ def _store(
     hashes: Any,
     tokens: Any,
     extras: Any,
-    block_size: Any,
+    size: Any,
     count: Any,
 ) -> None:
     """Chain, table and labels in three passes a run: misses of one pass overlap, which is worth a factor of six."""
-    mask = np.int64(words[H_SLOTS]) - 1
-    stride = np.int64(words[H_STRIDE])
-    table = np.int64(words[H_TABLE])
-    bitmap_words = np.int64(words[H_BITMAP_WORDS])
     directory = np.int64(words[H_DIRECTORY]) + owner * OWNER_WORDS
     keys = np.empty(_RUN, np.uint64)
+    before = np.uint64(parent)
     for start in range(0, count, _RUN):
         run = min(_RUN, count - start)
         for which in range(run):
             at = start + which
-            chain = next_key(chain, xxh64_tokens(tokens, at * block_size, block_size), extras[at] if extras.shape[0] > 0 else _ZERO)
+            chain = next_key(chain, xxh64_tokens(tokens, at * size, size), extras[at] if extras.shape[0] > 0 else _ZERO)
             keys[which] = chain
-        for which in range(run):
-            slot = _put_block(words, table, stride, mask, keys[which])
-            _give_copy(words, table + slot * stride + 1, bitmap_words, owner, directory, slot, copies)
-            keys[which] = np.uint64(slot)
-        for which in range(run):
-            put(labels, label_key(hashes[start + which]), (np.uint64(parent) << _S32) | keys[which])
-            parent = np.int64(keys[which]) + 1
+        _hold_blocks(words, owner, directory, copies, keys, run)
+        before = _label_blocks(labels, hashes, start, keys, run, before)
     words[directory + O_STORED] += np.uint64(count)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -176,3 +177,22 @@ async def test_a_taken_port_is_named():
         second = Process(port=first.port)
         assert await second.ended(5) == 1
         assert f"{HOST}:{first.port} is taken" in second.popen.communicate()[1]
+
+
+def test_an_engine_loads_no_heavy_package():
+    """Dozens of engines share a laptop; what one of them imports is paid by each."""
+    heavy = ("numpy", "numba", "aiohttp", "pandas", "polars", "prometheus_client", "jinja2", "tokenizers", "httpx", "panel")
+    script = f"import sys, backend.simulate.engine.__main__ as _; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="a real engine's memory is read from /proc")
+async def test_an_engine_of_a_laptops_fleet_stays_below_45_mb():
+    async with engine("--kv-events", "tcp://*:0", "--replay", "tcp://*:0") as process, httpx.AsyncClient(timeout=20) as client:
+        for start in range(5):
+            prompt = list(range(start * 10_000, start * 10_000 + 4000))
+            await client.post(f"{process.url}/v1/completions", json={"prompt": prompt, "max_tokens": 2})
+        pages = Path(f"/proc/{process.popen.pid}/statm").read_text().split()[1]  # noqa: ASYNC240  memory, not a disk
+    resident = int(pages) * os.sysconf("SC_PAGESIZE")
+    assert resident < 45 * 2**20

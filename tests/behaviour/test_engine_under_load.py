@@ -100,3 +100,15 @@ async def test_a_chunked_body_is_read_as_one():
     async with running_engine() as engine, httpx.AsyncClient(base_url=engine.url) as client:
         answer = await client.post("/v1/completions", content=parts(), headers={"content-type": "application/json"})
     assert answer.json()["usage"]["prompt_tokens"] == 3
+
+
+async def test_an_idle_connection_is_closed_after_the_keep_alive_and_a_busy_one_is_not():
+    async with running_engine(keep_alive_s=0.2, speed=1.0) as engine:
+        reader, writer = await asyncio.open_connection(engine.server.settings.host, engine.server.port)
+        body = b'{"prompt":"a","max_tokens":60}'
+        writer.write(b"GET /version HTTP/1.1\r\nhost: a\r\n\r\n")
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        everything = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert b'"finish_reason":"length"' in everything

@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", type=Path, help="tokenizer.json of a real model; without it the built-in one")
     add("--shutdown-timeout", type=float, default=0.0, metavar="S", help="seconds for running requests after SIGTERM")
     add("--startup-delay", type=float, default=0.0, metavar="S", help="seconds before the port opens")
+    keep_alive = float(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5"))
+    add("--timeout-keep-alive", type=float, default=keep_alive, metavar="S", help="seconds after which an idle connection is closed")
     add("--enable-prompt-tokens-details", action=argparse.BooleanOptionalAction, default=True, help="usage tells cached tokens")
     add("--enable-server-load-tracking", action=argparse.BooleanOptionalAction, default=True, help="/load counts")
     add("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
@@ -109,6 +111,7 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
         tokenizer=options.tokenizer,
         kv_events=_events(options),
         shutdown_timeout_s=options.shutdown_timeout,
+        keep_alive_s=options.timeout_keep_alive,
         prompt_tokens_details=options.enable_prompt_tokens_details,
         server_load_tracking=options.enable_server_load_tracking,
     )

@@ -78,9 +78,10 @@ Observer = Callable[[Exchange], None]
 
 
 class Clients:
-    """The open connections of a server."""
+    """The open connections of a server. An idle one is closed `keep_alive_s` after its last answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive_s: float) -> None:
+        self.keep_alive_s = keep_alive_s
         self.open: set[Connection] = set()
         self.none_left = asyncio.Event()
 
@@ -109,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._body_size = 0
         self._current: Exchange | None = None
         self._queue: deque[tuple[Exchange, bool]] = deque()
+        self._idle: asyncio.TimerHandle | None = None
         self.keep_alive = True
         self.closing = False
 
@@ -140,6 +142,8 @@ class Connection(asyncio.Protocol):
         elif self._queue:
             # Not from here: the caller is still inside its handler.
             asyncio.get_running_loop().call_soon(self._next)
+        else:
+            self._idle = asyncio.get_running_loop().call_later(self._clients.keep_alive_s, self.close_when_done)
 
     # asyncio.Protocol
 
@@ -151,6 +155,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._clients.discard(self)
         self._queue.clear()
+        self._no_longer_idle()
         gone, self._current = self._current, None
         if gone is not None and gone.on_gone is not None:
             gone.on_gone()
@@ -168,6 +173,7 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        self._no_longer_idle()
         self._target = b""
         self._headers = {}
         self._body = []
@@ -197,6 +203,11 @@ class Connection(asyncio.Protocol):
         self._body = []
         self._queue.append((exchange, self._parser.should_keep_alive()))
         self._next()
+
+    def _no_longer_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def _next(self) -> None:
         if self._current is None and self._queue and self._transport is not None:

@@ -65,7 +65,9 @@ class Publisher:
             raise
 
     def publish(self, payload: bytes) -> None:
-        """Send one batch and keep it for replay."""
+        """Send one batch and keep it for replay; after `close`, do nothing."""
+        if self._closed:
+            return
         number = self.next_number.to_bytes(8, "big")
         self.next_number += 1
         self._buffer.append((number, payload))

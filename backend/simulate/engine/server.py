@@ -50,7 +50,7 @@ class EngineServer:
             self.publisher = Publisher(settings.kv_events, replay_has_topic=dialect.replay_has_topic)
         self.driver = Driver(core, metrics, self.publisher, dialect)
         self.routes = Routes(settings, self.driver, tokenizer, self.publisher)
-        self._clients = Clients()
+        self._clients = Clients(settings.keep_alive_s)
         self._server: asyncio.Server | None = None
         self._stopped = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None

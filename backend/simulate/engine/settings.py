@@ -40,6 +40,8 @@ class EngineSettings:
     kv_events: PublisherSettings | None = None
     shutdown_timeout_s: float = 0.0
     """Seconds that running requests get to finish after SIGTERM; 0: they are aborted."""
+    keep_alive_s: float = 5.0
+    """Idle connections are closed after this; the default is that of vLLM's web server (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
     prompt_tokens_details: bool = True
     """Usage tells cached tokens."""
     server_load_tracking: bool = True

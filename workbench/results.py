@@ -6,8 +6,11 @@ A result is what was true at one moment; it never asks the server again.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import msgspec
 
 from backend.api import frames
 from backend.api.cache import CacheMap, ProbeMatch, ProbeResult, SharedPrefix, SourceState
@@ -216,7 +219,10 @@ class CacheMapResult(_show.Shown):
     """Pods × buckets of the prefix space, and what the fleet shares."""
 
     def __init__(self, data: CacheMap) -> None:
-        self.data = data
+        order = sorted(range(len(data.pods)), key=lambda row: _natural(data.pods[row]))
+        self.data = msgspec.structs.replace(
+            data, **{name: [getattr(data, name)[row] for row in order] for name in ("pods", "blocks", "totals")}
+        )
 
     @property
     def duplicate_ratio(self) -> float:
@@ -270,6 +276,11 @@ class CacheMapResult(_show.Shown):
             "more": len(rows) - _show.ROWS_SHOWN,
             "empty": "No pod has reported a block yet.",
         }
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`vllm-2` before `vllm-10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _spark(row: Sequence[int], width: int = 32) -> str:

@@ -170,3 +170,13 @@ def test_the_last_request_can_be_explained_without_its_id(wb, fake):
     fake.decisions = []
     with pytest.raises(errors.NotFound, match="No request yet"):
         wb.router.explain("last")
+
+
+def test_pods_of_a_map_stand_in_the_order_of_their_names():
+    from backend.api.cache import CacheMap
+    from workbench.results import CacheMapResult
+
+    found = CacheMapResult(
+        CacheMap(at=1.0, version=1, pods=["v-10", "v-9", "v-1"], bins=1, blocks=[[10], [9], [1]], totals=[10, 9, 1], distinct=20, copies=20)
+    )
+    assert found.df().rows() == [("v-1", 0, 1), ("v-9", 0, 9), ("v-10", 0, 10)]

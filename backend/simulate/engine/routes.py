@@ -90,9 +90,9 @@ class Routes:
             max_model_len=self.settings.core.max_model_len,
             session=exchange.header(b"x-session-id"),
         )
-        sequence = self._sequence(asked)
         name = exchange.header(b"x-request-id") or os.urandom(8).hex()
         head = bodies.AnswerHead(f"{'chatcmpl' if chat else 'cmpl'}-{name}", now_seconds(), self.settings.model, self._fingerprint)
+        sequence = self._sequence(head.id, asked)
         size, details = self.settings.core.block_size, self.settings.prompt_tokens_details
         answer = Answer(exchange, asked, sequence, head, self._tokenizer, block_size=size, details=details)
         answer.open()
@@ -102,11 +102,11 @@ class Routes:
         else:
             self._driver.submit(answer)
 
-    def _sequence(self, asked: Asked) -> Sequence:
+    def _sequence(self, request_id: str, asked: Asked) -> Sequence:
         room = self.settings.core.max_model_len - len(asked.prompt)
         limit = asked.max_tokens if asked.max_tokens is not None else min(room, natural_length(asked.prompt))
         return Sequence(
-            request_id="",
+            request_id=request_id,
             tokens=asked.prompt,
             max_tokens=limit,
             arrived_at=time.monotonic(),

@@ -14,7 +14,8 @@ import asyncio
 import getpass
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from apps.core import options
 from apps.core.options import Options
@@ -58,6 +59,7 @@ async def serve(chosen: Options) -> None:
     from apps.core.hub import Hub
     from apps.core.server import make_server
 
+    asyncio.get_running_loop().set_exception_handler(_on_loop_error)
     stopped = asyncio.Event()
     dashboard.on_stop(stopped.set)
     hub = Hub(ControlFeed(chosen.control_url, chosen.token_file))
@@ -72,10 +74,20 @@ async def serve(chosen: Options) -> None:
     server.stop(wait=False)
 
 
-async def _watch(body: object, stopped: asyncio.Event) -> None:
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A browser that leaves while a message is on its way is no error; Tornado leaves that exception for nobody to fetch."""
+    from tornado.websocket import WebSocketClosedError
+
+    if isinstance(context.get("exception"), WebSocketClosedError):
+        log.debug("a page was closed while it was written to")
+    else:
+        loop.default_exception_handler(context)
+
+
+async def _watch(body: Awaitable[None], stopped: asyncio.Event) -> None:
     """A hub that dies ends the process: its starter brings both back, while a page without a hub would only pretend."""
     try:
-        await body  # type: ignore[misc]
+        await body
     except asyncio.CancelledError:
         raise
     except BaseException:

@@ -30,7 +30,7 @@ NAME = '<span class="mono tail"><bdi><%- value %></bdi></span>'
 
 @dataclass(frozen=True)
 class Column:
-    """One column: field name, heading, how a cell looks (a template over `value`, escaped by `<%- %>`), width in pixels; columns without share the rest."""
+    """One column: field, heading, how a cell looks (a template over `value`; `<%- %>` escapes), pixels; those without share the rest."""
 
     name: str
     title: str

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--auth", choices=("token", "basic", "none"), help="how visitors log in (token)")
     made.add_argument("--users-file", type=Path, help="JSON file of names and password hashes, for --auth basic")
     made.add_argument("--origin", action="append", default=[], help="further host:port of the browser's address bar; may be given again")
+    made.add_argument("--unused-session-ms", type=int, help="milliseconds for which a lost page may come back to its session (60000)")
     made.add_argument("--hash-password", action="store_true", help="ask for a password, print its hash for a users file, and end")
     return made
 
@@ -46,7 +47,7 @@ def from_arguments(arguments: argparse.Namespace) -> Options:
     found = from_settings(dashboard.read_settings(arguments.config))
     given = {
         name: getattr(arguments, name)
-        for name in ("host", "port", "control_url", "token_file", "auth", "users_file")
+        for name in ("host", "port", "control_url", "token_file", "auth", "users_file", "unused_session_ms")
         if getattr(arguments, name) is not None
     }
     return dataclasses.replace(found, **given, origins=tuple(arguments.origin))

@@ -25,3 +25,5 @@ def configure_logs() -> None:
     logs.configure("dashboard")
     for chatty in ("bokeh", "tornado.access", "tornado.application", "panel"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # One line for every page that is closed while a message is on its way to it.
+    logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)

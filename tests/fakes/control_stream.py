@@ -35,6 +35,8 @@ class FakeControl:
         self.findings: list[Finding] = []
         self.map_requests = 0
         self.index_away = False
+        self.followed = asyncio.Event()
+        """Set once somebody follows the stream."""
         self._queues: set[asyncio.Queue[tuple[str, int, bytes]]] = set()
         self._runner: web.AppRunner | None = None
         self.started = time.time() - 900
@@ -266,6 +268,7 @@ class FakeControl:
         await response.write(b": connected\n\n")
         queue: asyncio.Queue[tuple[str, int, bytes]] = asyncio.Queue()
         self._queues.add(queue)
+        self.followed.set()
         try:
             while True:
                 try:

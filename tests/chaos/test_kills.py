@@ -142,6 +142,7 @@ def _truth(stack: RunningStack) -> dict[str, int]:
 def _probes_are_true(stack: RunningStack, answers: list[Answer]) -> None:
     """What the index promises for a prompt is what the engine then finds."""
     headers = {"Authorization": f"Bearer {stack.token}"}
+    held = 0
     for answer in answers[-3:]:
         tokens = traces.prompt_tokens(answer.asked)
         for pod in stack.pods():
@@ -150,6 +151,8 @@ def _probes_are_true(stack: RunningStack, answers: list[Answer]) -> None:
             body = {"model": pod.model, "prompt": tokens, "max_tokens": 1}
             usage = httpx.post(f"http://{pod.address}/v1/completions", json=body, timeout=20).json()["usage"]
             assert usage["prompt_tokens_details"]["cached_tokens"] in (promised, promised - 64), pod.name
+            held += promised > 0
+    assert held, "nobody holds what was just answered"
 
 
 def _until(condition: Callable[[], object], seconds: float, what: str, shown: Callable[[], object] = lambda: "") -> float:

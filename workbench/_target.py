@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.api.endpoints import Endpoints
-from workbench.errors import NotConnected, Unauthorized
+from workbench.errors import NotConnected, PortInUse, Unauthorized
+
+if TYPE_CHECKING:
+    from backend.launch.options import UpOptions
 
 STATE_FOLDER = ".workbench"
 STATE_VARIABLE = "WORKBENCH_STATE"
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
+PORT_BASES, PORT_BASE_STEP = 20, 10
+"""Ranges of ports that a stack started by `connect` may take."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def start(state: Path, token: str | None) -> Target:
     from backend.launch import background, ending
 
     print(f"No stack runs in {state}: starting one.", flush=True)
-    endpoints = background.detached(state)
+    endpoints = background.detached(state, free_options(state))
     print(
         f"Gateway {endpoints.gateway}, control {endpoints.control}, dashboard {endpoints.dashboard or 'off'}. close() ends it.", flush=True
     )
@@ -86,3 +92,25 @@ def start(state: Path, token: str | None) -> Target:
         ending.down(state)
 
     return running(endpoints, token, release)
+
+
+def free_options(state: Path) -> UpOptions:
+    """The usual options, but beside stacks of other folders: the first port base whose ports are all free.
+
+    Raises PortInUse when a whole range is taken.
+    """
+    from backend.launch import preflight
+    from backend.launch.layout import Layout
+    from backend.launch.options import UpOptions
+
+    first = UpOptions(state=state, redis_url=os.environ.get("REDIS_URL", ""))
+    for step in range(PORT_BASES):
+        options = replace(first, port_base=first.port_base + PORT_BASE_STEP * step)
+        try:
+            preflight.check_ports(options, Layout(state, options.port_base))
+        except PortInUse:
+            continue
+        return options
+    raise PortInUse(
+        "127.0.0.1", first.port_base, what="a stack", fix=f"So are the next {PORT_BASES - 1} ranges: `workbench up --port-base N`."
+    )

@@ -7,7 +7,7 @@ import pytest
 import workbench
 from backend import launch
 from backend.api.endpoints import Endpoints
-from backend.launch import background, ending
+from backend.launch import background, ending, preflight
 from workbench import _target, errors
 
 
@@ -46,7 +46,7 @@ def test_a_running_stack_is_used_and_not_ended(tmp_path, monkeypatch, endpoints)
 def test_a_stack_that_connect_started_is_ended_by_close_once(tmp_path, monkeypatch, endpoints, capsys):
     ended = []
     monkeypatch.setattr(launch, "find", lambda state: None)
-    monkeypatch.setattr(background, "detached", lambda state: endpoints)
+    monkeypatch.setattr(background, "detached", lambda state, options: endpoints)
     monkeypatch.setattr(ending, "down", ended.append)
     wb = workbench.connect(tmp_path)
     assert "close() ends it" in capsys.readouterr().out
@@ -59,3 +59,15 @@ def test_a_token_file_of_somebody_else_is_told(tmp_path, endpoints):
     (tmp_path / "token").unlink()
     with pytest.raises(errors.Unauthorized, match="cannot be read"):
         workbench.connect(endpoints)
+
+
+def test_a_stack_started_beside_another_takes_the_next_free_ports(tmp_path, monkeypatch):
+    taken = {18_801, 18_816}
+    monkeypatch.setattr(preflight, "is_free", lambda host, port: port not in taken)
+    assert _target.free_options(tmp_path).port_base == 18_820
+
+
+def test_no_free_ports_at_all_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "is_free", lambda host, port: False)
+    with pytest.raises(errors.PortInUse, match="--port-base"):
+        _target.free_options(tmp_path)

@@ -48,6 +48,8 @@ class View:
     version: int
     pods: tuple[str, ...]
     groups: tuple[Group, ...]
+    directories: dict[str, tuple[int, ...]]
+    """First directory word of each owner, by pod."""
     starts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Start of the chain by model and block size."""
 
@@ -119,15 +121,18 @@ class IndexReader:
 
     def block_size(self, pod: str) -> int:
         """Tokens of a block as the pod's events had it; 0 while unknown."""
-        return max((owner.block_size for owner in self._follow().list_owners() if owner.pod == pod), default=0)
+        view = self._current_view()
+        words = view.table.words
+        return max((words[base + at.O_BLOCK_SIZE] for base in view.directories.get(pod, ())), default=0)
 
     def counters(self, pod: str) -> tuple[int, int]:
-        """Blocks stored by and removed from the pod since the index knows it, all ranks together."""
+        """Blocks stored by and removed from the pod since the index knows it, all ranks together. For the request path: few words."""
+        view = self._current_view()
+        words = view.table.words
         stored = removed = 0
-        for owner in self._follow().list_owners():
-            if owner.pod == pod:
-                stored += owner.stored
-                removed += owner.removed
+        for base in view.directories.get(pod, ()):
+            stored += words[base + at.O_STORED]
+            removed += words[base + at.O_REMOVED]
         return stored, removed
 
     def pods(self) -> tuple[str, ...]:
@@ -211,7 +216,10 @@ def read_view(table: Table) -> View:
                 bitmap[owner.number // 64] |= np.uint64(1 << (owner.number % 64))
                 pod_of_owner[owner.number] = position[owner.pod]
         groups.append(Group(block_size, bitmap, pod_of_owner))
-    return View(table, version, pods, tuple(groups))
+    directories: dict[str, tuple[int, ...]] = {}
+    for owner in owners:
+        directories[owner.pod] = (*directories.get(owner.pod, ()), table.directory(owner.number))
+    return View(table, version, pods, tuple(groups), directories)
 
 
 def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Version = tuple[int, ...]
 FOREVER: Version = (10**6,)
@@ -40,16 +40,16 @@ class Family:
     by_engine: bool = True
 
 
-def _gauge(name: str, text: str, **more: object) -> Family:
-    return Family(name=name, kind="gauge", help=text, **more)  # type: ignore[arg-type]  # checked by the dataclass' users below
+def _gauge(name: str, text: str, **more: Any) -> Family:
+    return Family(name=name, kind="gauge", help=text, **more)
 
 
-def _counter(name: str, text: str, **more: object) -> Family:
-    return Family(name=f"{name}_total", kind="counter", help=text, **more)  # type: ignore[arg-type]
+def _counter(name: str, text: str, **more: Any) -> Family:
+    return Family(name=f"{name}_total", kind="counter", help=text, **more)
 
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...], **more: object) -> Family:
-    return Family(name=name, kind="histogram", help=text, buckets=buckets, **more)  # type: ignore[arg-type]
+def _histogram(name: str, text: str, buckets: tuple[float, ...], **more: Any) -> Family:
+    return Family(name=name, kind="histogram", help=text, buckets=buckets, **more)
 
 
 def one_two_five(largest: int) -> tuple[float, ...]:

@@ -57,6 +57,12 @@ class EngineCore:
         """Empty the prefix cache; False while any block is in use. The event leaves with the next step that is scheduled."""
         return self.blocks.clear()
 
+    def cached_tokens(self, tokens: list[int], *, cache_salt: str | None = None) -> int:
+        """Leading tokens of a prompt that are in the cache now, in whole blocks; nothing is changed."""
+        hashes: list[bytes] = []
+        self._hasher.extend(hashes, tokens, self.settings.block_size, cache_salt=cache_salt)
+        return len(self.blocks.find(hashes)) * self.settings.block_size
+
     def begin_step(self, now: float) -> Step | None:
         """Choose the batch and give it its blocks. None when there is nothing to do."""
         work: list[tuple[Sequence, int]] = []

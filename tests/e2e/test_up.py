@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -202,22 +203,64 @@ def test_a_taken_port_is_named(tmp_path: Path, offset: int) -> None:
     assert not (tmp_path / "s" / "lock").exists()
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with hardly any room; needs the right to mount."""
-    folder = tmp_path / "disk"
+@contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """A file system of its own; needs the right to mount."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting a small file system is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_named_at_start(tmp_path: Path, tiny_disk: Path) -> None:
-    (tiny_disk / "fill").write_bytes(b"x" * (1024 * 1024 - 4096 * 4))
-    code, said = refused(tiny_disk / "s", ports.free_base(tmp_path))
+def fill(folder: Path) -> Path:
+    """Use up the last byte; gives the file to remove again."""
+    ballast = folder / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 65_536):
+                pass
+        except OSError:
+            pass
+    return ballast
+
+
+def test_a_full_disk_is_named_at_start(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "size=1m") as small:
+        fill(small)
+        code, said = refused(small / "s", ports.free_base(tmp_path))
     assert (code, "No room left" in said, "Traceback" in said) == (1, True, False), said
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_start(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "size=1m,ro") as read_only:
+        code, said = refused(read_only / "s", ports.free_base(tmp_path))
+    assert (code, "not writable" in said, "--state" in said, "Traceback" in said) == (1, True, True, False), said
+
+
+def test_a_disk_that_fills_up_stops_no_request_and_loses_no_record(tmp_path: Path) -> None:
+    def ask(running: RunningStack) -> str:
+        body = {"model": "qwen3-8b", "prompt": list(range(1000, 1200)), "max_tokens": 2}
+        answer = httpx.post(f"{running.endpoints.gateway}/v1/completions", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["request-id"]
+
+    with disk(tmp_path / "disk", "size=48m") as small:
+        with own_stack(small, "--no-traffic", "--no-dashboard", pods=1) as running:
+            ballast = fill(small)
+            during = [ask(running) for _ in range(5)]
+            os.kill(running.pid("vllm-0"), signal.SIGKILL)
+            time.sleep(2.0)
+            ballast.unlink()
+            until(lambda: running.pods()[0].restarts == 1 and running.pods()[0].ready, what="a current pods.json")
+            during.append(ask(running))
+            for request in during:
+                path = f"/api/v1/decisions/{request}"
+                until(lambda path=path: running.get("control", path).status_code == 200, seconds=20, what=f"the record of {request}")  # type: ignore[misc]
+        assert running.leftovers() == []
 
 
 def test_a_redis_that_is_away_at_start_costs_nothing_but_a_warning_and_catches_up_later(tmp_path: Path) -> None:

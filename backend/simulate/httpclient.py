@@ -19,11 +19,15 @@ Failure = Literal["connect", "reset", "timeout", "bad_response"]
 
 
 class HttpFailure(Exception):
-    """The exchange ended without a whole answer; `failure` is from a closed set."""
+    """The exchange ended without a whole answer; `failure` is from a closed set.
+
+    `exchange` has status and headers when the answer got that far.
+    """
 
     def __init__(self, failure: Failure, message: str) -> None:
         super().__init__(message)
         self.failure = failure
+        self.exchange: Exchange | None = None
 
 
 class Exchange:
@@ -134,7 +138,12 @@ class HttpClient:
             async with asyncio.timeout(timeout_s):
                 await exchange.done
         except TimeoutError:
-            raise HttpFailure("timeout", f"no whole answer within {timeout_s:g} s") from None
+            failure = HttpFailure("timeout", f"no whole answer within {timeout_s:g} s")
+            failure.exchange = exchange
+            raise failure from None
+        except HttpFailure as failure:
+            failure.exchange = exchange
+            raise
         finally:
             if connection.reusable and not connection.closed and len(self._idle) < self._kept:
                 self._idle.append(connection)

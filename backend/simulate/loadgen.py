@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from backend.core.errors import ConfigError
-from backend.simulate.httpclient import HttpClient, HttpFailure
+from backend.simulate.httpclient import Exchange, HttpClient, HttpFailure
 from backend.simulate.traces import VOCABULARY, PromptEncoder, TraceRequest
 
 PATH = "/v1/completions"
@@ -158,19 +158,24 @@ async def _send(client: HttpClient, index: int, body: bytes, due: float, options
     try:
         exchange = await client.request("POST", PATH, body, reader.feed, headers=lines, timeout_s=options.timeout_s)
     except HttpFailure as failure:
-        result.error, result.message = failure.failure, str(failure)
-        if failure.failure == "reset" and reader.first_at is not None:
-            result.error = "truncated"
+        cut = failure.failure == "reset" and failure.exchange is not None and failure.exchange.status == 200
+        result.error, result.message = "truncated" if cut else failure.failure, str(failure)
+        if failure.exchange is not None:
+            _answered(result, failure.exchange)
         return result
-    result.status = exchange.status
-    result.id = exchange.headers.get("request-id", "")
-    result.pod = exchange.headers.get("target-pod", "")
+    _answered(result, exchange)
     result.e2e_s = loop.time() - started
     if exchange.status != 200:
         result.error, result.message = f"http_{exchange.status}", reader.text()
         return result
     reader.complete(result, started)
     return result
+
+
+def _answered(result: RequestResult, exchange: Exchange) -> None:
+    result.status = exchange.status
+    result.id = exchange.headers.get("request-id", "")
+    result.pod = exchange.headers.get("target-pod", "")
 
 
 class StreamReader:

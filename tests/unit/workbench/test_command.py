@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 from backend import launch
 from backend.api.endpoints import Endpoints
 from backend.launch import stack as launch_stack
+from backend.launch.options import Progress
 from tests.fakes.completions import completions
 from workbench import __main__ as command
+from workbench import _dashboard
 from workbench.commands import stack as stack_command
 
 USAGE = [
@@ -154,3 +157,35 @@ def test_down_says_whether_there_was_a_stack(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(launch_stack, "down", lambda state: False)
     assert command.main(["down", "--state", str(tmp_path)]) == 0
     assert f"No stack ran in {tmp_path}" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+START = [
+    Progress("starting", "valkey", done=0, total=3),
+    Progress("ready", "valkey", done=1, total=3),
+    Progress("died", "control", "ended with exit code 1; starts again in 0.1 s", done=1, total=3),
+    Progress("ready", "pods", "1 of 1", done=3, total=3),
+    Progress("up", text="Ready after 2.0 s.", done=3, total=3),
+]
+
+
+@pytest.mark.parametrize("out", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
+def test_up_tells_what_happens_and_then_the_links(out, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(launch, "find", lambda state: Endpoints(state="s", pid=1, gateway="http://g"))
+    display = stack_command.UpDisplay(tmp_path, out)
+    for event in START:
+        display(event)
+    display.close()
+    assert "control: died: ended with exit code 1" in out.getvalue()
+    assert "Ready after 2.0 s." in out.getvalue()
+    assert capsys.readouterr().out == "gateway    http://g\nCtrl-C ends the stack.\n"
+
+
+def test_a_dashboard_that_gives_no_link_is_named_by_its_address(tmp_path):
+    endpoints = Endpoints(state="s", pid=1, control="http://127.0.0.1:9", dashboard="http://127.0.0.1:9")
+    assert _dashboard.login_link(endpoints) == "http://127.0.0.1:9"
+    assert _dashboard.login_link(Endpoints(state="s", pid=1)) == ""

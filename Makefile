@@ -5,6 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export NUMBA_CACHE_DIR ?= $(CURDIR)/$(VENV)/numba-cache
 
+# Installs quietly; the whole story is printed only when something went wrong.
+COMMA := ,
+define install
+@$(BIN)/python -m pip install --disable-pip-version-check -e '.$(1)' > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
+endef
+
 .PHONY: up test check bench bench-index bench-gateway bench-ui chaos test-real clean browser
 
 up: $(STAMP)
@@ -12,20 +18,19 @@ up: $(STAMP)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 
 $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (first time only, up to four minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(call install,)
 	@$(BIN)/python -m backend.launch.warm
 	@touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(call install,[test$(COMMA)lint])
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(call install,[bench])
 	@touch $@
 
 # UI tests need a browser: Debian's is installed where that is possible, otherwise they are skipped and say so.

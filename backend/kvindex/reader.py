@@ -8,6 +8,7 @@ until then plain Python gives the same answers.
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,11 +228,12 @@ def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
     if isinstance(tokens, np.ndarray) and tokens.dtype == np.uint32:
         return np.ascontiguousarray(tokens)
     try:
-        if isinstance(tokens, np.ndarray):
-            if tokens.size and (tokens.min() < 0 or tokens.max() >= 2**32):
-                raise OverflowError
-            return np.ascontiguousarray(tokens, np.uint32)
-        return np.array(tokens, np.uint32)
+        if not isinstance(tokens, np.ndarray):
+            # array takes whole numbers in range only, and a third of the time numpy needs for a list
+            return np.array(array("I", tokens), np.uint32)
+        if tokens.dtype.kind not in "iu" or (tokens.size and (tokens.min() < 0 or tokens.max() >= 2**32)):
+            raise OverflowError
+        return np.ascontiguousarray(tokens, np.uint32)
     except (OverflowError, TypeError) as error:
         raise ValueError("token ids are whole numbers from 0 to 2**32 - 1") from error
 

@@ -53,7 +53,7 @@ def warm_kernels() -> None:
     """Load the compiled kernels; for a thread, it takes a second or two. Until then plain Python answers."""
     from backend.kvindex import kernels
 
-    kernels.warm()
+    kernels.warm(writing=False)
 
 
 class Prefix:

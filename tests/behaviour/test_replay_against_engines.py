@@ -11,10 +11,10 @@ from backend.launch.replay import LoadOptions
 from backend.simulate.engine.model import CoreSettings
 from tests.fakes.engines import running_engine
 
-BIG = CoreSettings(block_size=64, num_blocks=110_000, max_model_len=131_072, max_num_seqs=64)
+BIG = CoreSettings(block_size=64, num_blocks=75_000, max_model_len=131_072, max_num_seqs=64)
 SMALL = CoreSettings(block_size=64, num_blocks=2_050, max_model_len=131_072, max_num_seqs=64)
 
-REQUESTS = 500
+REQUESTS = 300
 
 
 async def replay(url: str, **options):
@@ -26,7 +26,7 @@ async def test_an_engine_that_forgets_nothing_reaches_the_traces_ceiling():
     async with running_engine(core=BIG, speed=10_000.0) as engine:
         summary = await replay(engine.url, limit=REQUESTS)
     assert (summary.ok, summary.errors) == (REQUESTS, {})
-    assert summary.ceiling_tokens > 0.15
+    assert summary.ceiling_tokens > 0.08
     # The trace shares whole blocks of 512, which are whole blocks of 64 too.
     assert summary.hit_rate == pytest.approx(summary.ceiling_tokens, abs=0.001)
 

@@ -154,7 +154,9 @@ class PodRuntime:
             return
         result = steps.step(pod, event, self.options.limits, self._clock.monotonic())
         self._pods[name] = result.pod
-        if result.pod.phase is not pod.phase:
+        if Action.FORGET in result.actions:
+            log.info("pod %s: gone", name)
+        elif result.pod.phase is not pod.phase:
             log.info("pod %s: %s -> %s%s", name, pod.phase, result.pod.phase, f" ({result.pod.reason})" if result.pod.reason else "")
         self.restarts += result.pod.restarts - pod.restarts if isinstance(event, Exited) else 0
         for action in result.actions:

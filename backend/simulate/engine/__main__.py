@@ -80,7 +80,7 @@ def _cache_options(parser: argparse.ArgumentParser) -> None:
 def _event_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     whole = os.environ.get("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "1") == "0"
-    add("--kv-events", metavar="ENDPOINT", help="publish KV events; a wildcard binds on --host, a concrete host is connected to")
+    add("--kv-events", metavar="ENDPOINT", help="publish KV events; binds on a wildcard or on --host itself, connects to any other host")
     add("--replay", metavar="ENDPOINT", help="answer replay requests there")
     add("--topic", default="", help="topic of KV events")
     add("--buffer-steps", type=int, default=PublisherSettings.buffer_steps, help="batches kept for replay")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.api.endpoints import Endpoints
-from workbench.errors import NotConnected, PortInUse, Unauthorized
+from workbench.errors import NotConnected, PortInUse, Unauthorized, UsageError
 
 if TYPE_CHECKING:
     from backend.launch.options import UpOptions
@@ -39,6 +39,11 @@ def find_or_start(target: str | Path | Endpoints | None, token: str | None) -> T
     """Blocking: may read files and wait for a start."""
     if isinstance(target, str) and target.startswith(("http://", "https://")):
         return Target(control=target, token=token or os.environ.get(TOKEN_VARIABLE, ""))
+    if isinstance(target, str) and "://" in target:
+        raise UsageError(
+            f"{target!r} is neither an http(s) address nor a state folder.",
+            fix="Give the control API's URL, such as http://127.0.0.1:18801.",
+        )
     if isinstance(target, Endpoints):
         return running(target, token)
     state = state_folder(target)

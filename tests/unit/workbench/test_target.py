@@ -71,3 +71,8 @@ def test_no_free_ports_at_all_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "is_free", lambda host, port: False)
     with pytest.raises(errors.PortInUse, match="--port-base"):
         _target.free_options(tmp_path)
+
+
+def test_an_address_of_another_kind_is_refused():
+    with pytest.raises(errors.UsageError, match="neither"):
+        workbench.connect("ftp://somewhere")

@@ -7,7 +7,7 @@ import pytest
 
 from backend.core.errors import EnvironmentProblem
 from backend.simulate.engine.publisher import PublisherSettings
-from tests.fakes.engines import HOST, Listener, events_of, listening, running_engine, until
+from tests.fakes.engines import HOST, OTHER_HOST, Listener, events_of, listening, running_engine, until
 
 END = b"\xff" * 8
 
@@ -57,8 +57,8 @@ async def test_a_long_replay_is_complete_and_batches_fallen_out_of_the_buffer_ar
 
 async def test_an_engine_that_connects_is_heard_by_a_bound_subscriber():
     with socket.socket() as probe:
-        probe.bind(("127.77.0.9", 0))
-        endpoint = f"tcp://127.77.0.9:{probe.getsockname()[1]}"
+        probe.bind((OTHER_HOST, 0))
+        endpoint = f"tcp://{OTHER_HOST}:{probe.getsockname()[1]}"
     wanted = PublisherSettings(endpoint=endpoint, host=HOST)
     listener = Listener(endpoint, bind=True)
     async with running_engine(kv_events=wanted) as engine:
@@ -112,8 +112,8 @@ async def test_two_engines_on_two_addresses_publish_on_the_same_port():
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     first = PublisherSettings(endpoint=f"tcp://*:{port}", host=HOST)
-    second = PublisherSettings(endpoint=f"tcp://*:{port}", host="127.77.0.2")
-    async with running_engine(kv_events=first), running_engine(kv_events=second, host="127.77.0.2"):
+    second = PublisherSettings(endpoint=f"tcp://*:{port}", host=OTHER_HOST)
+    async with running_engine(kv_events=first), running_engine(kv_events=second, host=OTHER_HOST):
         with pytest.raises(EnvironmentProblem, match="KV events"):
             async with running_engine(kv_events=first):
                 pass

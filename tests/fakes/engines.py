@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from backend.simulate.engine.publisher import PublisherSettings
 from backend.simulate.engine.server import EngineServer
 from backend.simulate.engine.settings import EngineSettings
 
-HOST = "127.77.0.1"
+_SUBNET = f"127.77.{os.getpid() % 250}"
+HOST, OTHER_HOST = f"{_SUBNET}.1", f"{_SUBNET}.2"
+"""Of this test process alone: some tests need a certain port, and several runs may share a machine."""
 SMALL = CoreSettings(block_size=32, num_blocks=64, max_model_len=512, max_num_seqs=8)
 """The cache of the recorded engine."""
 

@@ -1,13 +1,12 @@
 """KV events over real ZeroMQ sockets: numbering, topics, replay in both framings, bind and connect, restart."""
 
 import asyncio
-import socket
 
 import pytest
 
 from backend.core.errors import EnvironmentProblem
 from backend.simulate.engine.publisher import PublisherSettings
-from tests.fakes.engines import HOST, OTHER_HOST, Listener, events_of, listening, running_engine, until
+from tests.fakes.engines import HOST, OTHER_HOST, Listener, events_of, free_ports, listening, running_engine, until
 
 END = b"\xff" * 8
 
@@ -56,9 +55,7 @@ async def test_a_long_replay_is_complete_and_batches_fallen_out_of_the_buffer_ar
 
 
 async def test_an_engine_that_connects_is_heard_by_a_bound_subscriber():
-    with socket.socket() as probe:
-        probe.bind((OTHER_HOST, 0))
-        endpoint = f"tcp://{OTHER_HOST}:{probe.getsockname()[1]}"
+    endpoint = f"tcp://{OTHER_HOST}:{free_ports(1, OTHER_HOST)[0]}"
     wanted = PublisherSettings(endpoint=endpoint, host=HOST)
     listener = Listener(endpoint, bind=True)
     async with running_engine(kv_events=wanted) as engine:
@@ -108,9 +105,7 @@ async def test_salt_session_and_report_mode_reach_the_events():
 
 
 async def test_two_engines_on_two_addresses_publish_on_the_same_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     first = PublisherSettings(endpoint=f"tcp://*:{port}", host=HOST)
     second = PublisherSettings(endpoint=f"tcp://*:{port}", host=OTHER_HOST)
     async with running_engine(kv_events=first), running_engine(kv_events=second, host=OTHER_HOST):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -118,6 +119,15 @@ async def listening(engine: RunningEngine) -> AsyncIterator[Listener]:
         yield listener
     finally:
         listener.close()
+
+
+def free_ports(count: int, host: str = HOST) -> list[int]:
+    """Ports that nobody listens on now; for what must be told a port before it opens it."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def events_of(payload: bytes) -> list:

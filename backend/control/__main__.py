@@ -15,7 +15,7 @@ import uvloop
 from backend.control import figures
 from backend.control.handlers import Handlers
 from backend.control.service import Control
-from backend.core import config, life, logs, web
+from backend.core import config, life, logs, memory, web
 from backend.core.errors import ConfigError, UsageError, WorkbenchError
 from backend.core.files import ensure_folder, write_atomic
 from backend.core.metrics import Registry
@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="TOML file; without it the defaults apply")
     asked = parser.parse_args()
     logs.configure("control")
+    memory.bound_arenas()
     # Two threads are enough for a file a minute, and each costs an arena of memory.
     os.environ.setdefault("POLARS_MAX_THREADS", "2")
     try:

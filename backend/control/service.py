@@ -26,6 +26,7 @@ from backend.core.settings import ControlSettings
 from backend.core.supervise import Supervisor
 from backend.fleet.scraper import Scraper
 from backend.fleet.source import FleetSource
+from backend.history.model import Filter
 from backend.history.service import History
 
 REFRESH_S = 1.0
@@ -34,6 +35,8 @@ INDEX_S = 2.0
 GATEWAY_S = 5.0
 DECISIONS_S = 0.5
 """Rhythm of `decisions` events."""
+LATEST_ROWS = 2_000
+"""Decisions that the figures of the last minute start from after a restart."""
 DECISIONS_SENT = 50
 """Newest decisions an event; the others are in the list and the event says how many."""
 
@@ -72,7 +75,9 @@ class Control:
 
     async def start(self) -> None:
         """Read what is on the disk, then follow everything. Raises ConfigError for pods that cannot be read at all."""
-        self.traffic.add(await self.history.load())
+        await self.history.load()
+        latest, _ = await self.history.page(Filter(), LATEST_ROWS)
+        self.traffic.add(latest)
         self.history.start(self.tasks)
         self.tasks.start("fleet", self._follow_fleet)
         self.tasks.start("index", self._follow_index)

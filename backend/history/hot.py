@@ -55,9 +55,9 @@ class HotDecisions:
         self.unwritten += not written
         return entry
 
-    def load(self, newest: Iterable[DecisionRecord], *, complete: bool) -> None:
-        """Take what files hold, newest first. `complete`: there is nothing older in the files."""
-        keys = [entry.key for record in newest if (entry := self.add(record, written=True)) is not None]
+    def load(self, newest: Iterable[bytes], *, complete: bool) -> None:
+        """Take encoded records that files hold, in any order. `complete`: there are no older ones in the files."""
+        keys = [entry.key for raw in newest if (entry := self.add(records.decode_record(raw), written=True)) is not None]
         if keys and not complete:
             self.floor = max(self.floor, min(keys))
         self.shed()

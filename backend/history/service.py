@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from backend.api.decisions import DecisionRecord
+from backend.core import memory
 from backend.core.clock import Clock, SystemClock
 from backend.core.errors import EnvironmentProblem, NotFound, Unavailable, WireError
 from backend.core.settings import HistorySettings, RecordSettings
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.2
 LONGEST_RETRY_S = 5.0
 UPKEEP_S = 3600.0
+GATHER_S = 0.25
 CLOSING_S = 1.5
 """Seconds a stopping process spends on a last file; what it does not manage is still in the stream."""
 
@@ -44,6 +46,9 @@ class History:
         on_records: OnRecords = lambda _: None,
         clock: Clock | None = None,
     ) -> None:
+        """Raises ConfigError for a stream server's URL that is none."""
+        if source.redis_url:
+            stream.check_url(source.redis_url)
         self.folder = folder
         self.settings = settings
         self.source = source
@@ -64,14 +69,14 @@ class History:
         self._writing = asyncio.Lock()
         self._stream: stream.DecisionStream | None = None
 
-    async def load(self) -> list[DecisionRecord]:
-        """Fill memory from the newest files; returns what was loaded, newest first."""
+    async def load(self) -> None:
+        """Fill memory from the newest files."""
         if not await asyncio.to_thread(files.listing, self.folder):
-            return []
+            return
         await asyncio.to_thread(files.clean, self.folder)
-        newest = await asyncio.to_thread(self.cold.page, Filter(), self.settings.recent_rows)
+        newest = await asyncio.to_thread(self.cold.newest, self.settings.recent_rows)
         self.hot.load(newest, complete=len(newest) < self.settings.recent_rows)
-        return newest
+        await asyncio.to_thread(memory.give_back)
 
     def start(self, tasks: Supervisor) -> None:
         """Run until `tasks` is closed. Without a stream server only what is written already can be read."""
@@ -126,6 +131,9 @@ class History:
                 while True:
                     await self._room()
                     chunk = await source.fresh()
+                    if 0 < len(chunk) < stream.CHUNK:
+                        # Workers send small batches: waiting a moment halves the number of reads.
+                        await asyncio.sleep(GATHER_S)
                     await self._take(chunk, repeated=bool(chunk) and stream.entry_time(chunk[0][0]) <= connected_at)
             except Unavailable as error:
                 if not self.trouble.redis:
@@ -252,6 +260,7 @@ class History:
         self.counters.written += file.rows
         self.counters.files += 1
         self.hot.mark_written(batch)
+        await asyncio.to_thread(memory.give_back)
         return True
 
     async def _tell_durable(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio as redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -35,12 +36,10 @@ class DecisionStream:
 
     def __init__(self, url: str, name: str) -> None:
         self.name = name
-        try:
-            self._redis = redis.Redis.from_url(
-                url, socket_timeout=BLOCK_S + 3, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), single_connection_client=False
-            )
-        except ValueError as error:
-            raise ConfigError(f"is not a Redis URL: {error}", field="records.redis_url", fix="Write redis://127.0.0.1:6379/0.") from None
+        check_url(url)
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=BLOCK_S + 3, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), single_connection_client=False
+        )
         self.url = _without_password(url)
 
     async def open(self) -> None:
@@ -119,6 +118,14 @@ class DecisionStream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
+
+
+def check_url(url: str) -> None:
+    """Raises ConfigError for what is no Redis URL, before anything connects."""
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise ConfigError(f"is not a Redis URL: {error}", field="records.redis_url", fix="Write redis://127.0.0.1:6379/0.") from None
 
 
 def entry_time(entry_id: bytes) -> float:

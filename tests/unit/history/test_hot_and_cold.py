@@ -170,8 +170,8 @@ async def test_a_damaged_file_is_left_out_and_named(tmp_path):
     empty = broken.with_name("000001-cafe.parquet")
     empty.touch()
     kind = history(tmp_path, kept=100)
-    loaded = await kind.load()
-    assert [one.id for one in loaded] == [record(number).id for number in (5, 4, 3)]
+    await kind.load()
+    assert [one.id for one in (await kind.page(Filter(), 10))[0]] == [record(number).id for number in (5, 4, 3)]
     assert len(kind.trouble.corrupt) == 3
     assert all("cannot be read" in why for why in kind.trouble.corrupt.values())
     broken.unlink()

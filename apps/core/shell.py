@@ -37,7 +37,7 @@ def page(make_view: PageView, hub: Hub, *, user: str, logout: bool) -> pn.Templa
     chosen = theme.theme_of(cookies)
     view = make_view(hub, chosen)
     ticker = Ticker(view)
-    template = pn.Template(theme.asset("shell.html.j2"), design=pn.theme.Native)
+    template = pn.Template(theme.asset("shell.html.j2"), design=pn.theme.Native, location=True)
     variables = {
         "page_title": view.title,
         "page_name": view.path,

@@ -13,8 +13,8 @@ from backend.api.fleet import FleetSnapshot
 ConnectionState = Literal["connecting", "live", "quiet", "lost"]
 """quiet: connected, but nothing arrived for longer than expected; lost: control cannot be reached."""
 
-QUIET_AFTER_S = 6.0
-"""Three scrapes of control (2 s): a live stream is never silent for longer."""
+QUIET_AFTER_S = 13.0
+"""Control sends a comment every ten seconds even when nothing happens: a live stream is never silent for longer."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-_SIMULATED = (
-    "{python}", "-m", "backend.simulate.engine",
-    "--engine", "{engine}",
-    "--version", "{version}",
-    "--role", "{role}",
-    "--host", "{ip}",
-    "--port", "{port}",
-    "--model", "{model}",
-    "--kv-events", "tcp://{ip}:{events_port}",
-    "--replay", "tcp://{ip}:{replay_port}",
-)  # fmt: skip
+from backend.localkube.runtime import commands
 
-TABLE: dict[str, tuple[str, ...]] = {"vllm": _SIMULATED}
-"""Engine name of a fleet file -> command line."""
+TABLE: dict[str, tuple[str, ...]] = {**commands.SIMULATED_ENGINES}
+"""Engine name of a fleet file -> command line with {places}. A real engine on this machine is one more row."""

@@ -23,10 +23,6 @@ from backend.localkube.runtime.model import Limits
 from backend.localkube.runtime.pods import PodRuntime, RuntimeOptions
 
 SAMPLE_FLEET = Path(__file__).parent.parent / "manifests" / "fleet.yaml"
-SIMULATED = ("{python}", "-m", "backend.simulate.engine", "--engine", "{engine}")
-DEFAULT_ENGINES = {"vllm": (*SIMULATED, "--version", "{version}", "--role", "{role}", "--host", "{ip}", "--port", "{port}",
-    "--model", "{model}", "--kv-events", "tcp://{ip}:{events_port}", "--replay", "tcp://{ip}:{replay_port}")}  # fmt: skip
-"""Used when the settings bring no table, so that the runtime starts alone."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +63,7 @@ async def run(settings: RuntimeSettings) -> None:
     fleet = service.FleetFile(settings.fleet or SAMPLE_FLEET)
     specs = fleet.read()
     for spec in specs:
-        commands.argv(spec, addresses.Address("127.0.0.1"), settings.engines or DEFAULT_ENGINES)
+        commands.argv(spec, addresses.Address("127.0.0.1"), settings.engines or commands.SIMULATED_ENGINES)
     async with Supervisor("localkube") as tasks:
         runtime = PodRuntime(_options(settings, state), tasks)
         registry = Registry()
@@ -108,7 +104,7 @@ def _options(settings: RuntimeSettings, state: Path) -> RuntimeOptions:
     return RuntimeOptions(
         state=state,
         space=addresses.Space(subnet, settings.listen.port, settings.pod_port),
-        engines=settings.engines or DEFAULT_ENGINES,
+        engines=settings.engines or commands.SIMULATED_ENGINES,
         limits=limits,
         probe_s=settings.probe_s,
         stack=os.environ.get(processes.STACK) or str(state),

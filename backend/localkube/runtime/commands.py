@@ -17,6 +17,20 @@ PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VI
 POD = "WORKBENCH_POD"
 """Environment variable with the pod's name, for people who look at a process list."""
 
+_SIMULATED = (
+    "{python}", "-m", "backend.simulate.engine",
+    "--engine", "{engine}",
+    "--version", "{version}",
+    "--role", "{role}",
+    "--host", "{ip}",
+    "--port", "{port}",
+    "--model", "{model}",
+    "--kv-events", "tcp://{ip}:{events_port}",
+    "--replay", "tcp://{ip}:{replay_port}",
+)  # fmt: skip
+SIMULATED_ENGINES: dict[str, tuple[str, ...]] = {"vllm": _SIMULATED}
+"""Rows for a runtime that is started alone, without a table in its settings."""
+
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 

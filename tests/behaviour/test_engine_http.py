@@ -110,7 +110,23 @@ async def test_continuous_usage_counts_in_every_chunk():
     async with running_engine() as engine:
         options = {"include_usage": True, "continuous_usage_stats": True}
         lines = await engine.stream(CHAT, messages=[{"role": "user", "content": "hi"}], max_tokens=2, stream_options=options)
-    assert [chunk["usage"]["completion_tokens"] for chunk in payloads(lines)] == [1, 1, 2, 2]
+    counts = [chunk["usage"] for chunk in payloads(lines)]
+    assert [usage["completion_tokens"] for usage in counts] == [0, 1, 2, 2]
+    assert "prompt_tokens_details" not in counts[0], "details come with the last chunk only"
+    assert counts[-1]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+async def test_a_limit_beyond_the_room_is_cut_down_to_it():
+    async with running_engine() as engine:
+        answer = await engine.complete(prompt=[1] * 500, max_tokens=100)
+    assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (12, "length")
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_the_fingerprint_stands_in_the_last_json_of_a_stream(include_usage):
+    async with running_engine() as engine:
+        chunks = payloads(await engine.stream("/v1/completions", prompt="a", max_tokens=3, stream_options={"include_usage": include_usage}))
+    assert ["system_fingerprint" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
 async def test_token_ids_come_with_a_stream_that_asks_for_them():
@@ -142,7 +158,9 @@ REFUSED = [
     # id, body, status, type, param
     ("negative_limit", {"prompt": "a", "max_tokens": -1}, 400, "BadRequestError", "max_tokens"),
     ("limit_beyond_the_context", {"prompt": "a", "max_tokens": 10_000}, 400, "BadRequestError", "max_tokens"),
-    ("prompt_and_limit_too_long", {"prompt": [1] * 500, "max_tokens": 100}, 400, "BadRequestError", "max_tokens"),
+    ("no_room_for_an_answer", {"prompt": [1] * 512}, 400, "BadRequestError", "max_tokens"),
+    ("too_many_token_ids", {"prompt": [1] * 600}, 400, "BadRequestError", "input_tokens"),
+    ("too_high_temperature", {"prompt": "a", "temperature": 3}, 400, "BadRequestError", "temperature"),
     ("negative_temperature", {"prompt": "a", "temperature": -1}, 400, "BadRequestError", "temperature"),
     ("empty_prompt", {"prompt": ""}, 400, "BadRequestError", "prompt"),
     ("no_prompt", {}, 400, "BadRequestError", "prompt"),

@@ -62,11 +62,11 @@ class Answer:
         if not self._started:
             self._started = True
             if self.asked.chat and self._chunks is not None:
-                self.exchange.send(self._chunks.role(self.sequence, self._running_counts()))
+                self.exchange.send(self._chunks.role(self.sequence, bodies.running_usage(self.asked, self.sequence, 0)))
         self.exchange.send(chunk)
 
     def _running_counts(self) -> dict[str, object] | None:
-        return self._counts(whole=False) if self.asked.continuous_usage else None
+        return bodies.running_usage(self.asked, self.sequence, self.sequence.generated)
 
     def _counts(self, *, whole: bool) -> dict[str, object]:
         return bodies.usage(self.asked, self.sequence, block_size=self._block_size, details=self._details, whole=whole)

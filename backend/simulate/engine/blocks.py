@@ -1,8 +1,8 @@
 """The paged KV cache: physical blocks, their reference counts, the free queue, and which of them hold a cached prefix.
 
 Block 0 is the null block and never given out. A freed block keeps its content and its place in the prefix cache until it is
-given to somebody else, which is when its removal is told. The free queue is a linked list in two arrays: first out is least
-recently freed, and taking a block out of its middle (a cache hit) costs nothing.
+given to somebody else, which is when its removal is told. The free queue is a linked list in two arrays: first out are blocks
+without content, then the least recently freed; taking a block out of its middle (a cache hit) costs nothing.
 """
 
 from __future__ import annotations
@@ -73,11 +73,19 @@ class BlockPool:
         return taken
 
     def release(self, blocks: list[int]) -> None:
-        """One user less for a request's `blocks`, given in prompt order. Its tail is freed first, so its tail is evicted first."""
+        """One user less for a request's `blocks`, given in prompt order. Its tail is freed first, so its tail is evicted first.
+
+        Blocks that hold nothing cached go to the front of the queue: they are used again before anything is evicted.
+        """
+        empty = 0
         for block in reversed(blocks):
             self._references[block] -= 1
-            if self._references[block] == 0:
-                self._append(block)
+            if self._references[block] > 0:
+                continue
+            if self._hashes[block] is None:
+                empty = self._insert(block, behind=empty)
+            else:
+                self._insert(block, behind=self._previous[0])
 
     def register(self, block: int, digest: bytes) -> None:
         """`block` now holds the prefix `digest`; another block may hold the same already."""
@@ -119,10 +127,12 @@ class BlockPool:
         self._previous[after] = before
         self.free_count -= 1
 
-    def _append(self, block: int) -> None:
-        last = self._previous[0]
-        self._next[last] = block
-        self._previous[block] = last
-        self._next[block] = 0
-        self._previous[0] = block
+    def _insert(self, block: int, *, behind: int) -> int:
+        """Put a block into the free queue; 0 stands for its front."""
+        after = self._next[behind]
+        self._next[behind] = block
+        self._previous[block] = behind
+        self._next[block] = after
+        self._previous[after] = block
         self.free_count += 1
+        return block

@@ -53,6 +53,18 @@ def usage(asked: Asked, sequence: Sequence, *, block_size: int, details: bool, w
     return counts
 
 
+def running_usage(asked: Asked, sequence: Sequence, generated: int) -> dict[str, object] | None:
+    """Token counts so far, for a stream that wants them in every chunk; they have no details."""
+    if not asked.continuous_usage:
+        return None
+    counts: dict[str, object] = {
+        "prompt_tokens": sequence.prompt_tokens,
+        "total_tokens": sequence.prompt_tokens + generated,
+        "completion_tokens": generated,
+    }
+    return {**counts, "completion_tokens_details": None} if asked.chat else counts
+
+
 def whole_body(head: AnswerHead, asked: Asked, sequence: Sequence, text: str, counts: dict[str, object]) -> bytes:
     """The answer to a request without `stream`."""
     ids = asked.return_token_ids
@@ -92,7 +104,7 @@ class ChunkWriter:
         kind = "chat.completion.chunk" if asked.chat else "text_completion"
         shared = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
         self._asked = asked
-        self._fingerprint = head.fingerprint
+        self._stamp = b',"system_fingerprint":' + _json(head.fingerprint)
         self._open = b"data: " + _json(shared)[:-1] + b',"choices":['
         self._text_field = b'{"index":0,"delta":{"content":' if asked.chat else b'{"index":0,"text":'
         self._close_delta = b'},"logprobs":null,"finish_reason":' if asked.chat else b',"logprobs":null,"finish_reason":'
@@ -120,12 +132,13 @@ class ChunkWriter:
             parts.append(b',"prompt_token_ids":null')
         ids = b"[%d]" % token if self._asked.return_token_ids and token is not None else b"null"
         parts.append(b',"token_ids":' + ids + b"}")
-        # Completion chunks name an empty usage, chat chunks leave it out.
-        return self._chunk(b"".join(parts), counts, b"" if self._asked.chat or counts is not None else b',"usage":null')
+        # A stream's last JSON carries the fingerprint: this chunk, unless one with the usage follows.
+        last = reason is not None and not self._asked.include_usage
+        return self._chunk(b"".join(parts), counts, self._stamp if last else b"")
 
     def usage(self, counts: dict[str, object]) -> bytes:
         """The chunk without choices that `include_usage` asks for."""
-        return self._chunk(b"", counts, b',"system_fingerprint":' + _json(self._fingerprint))
+        return self._chunk(b"", counts, self._stamp)
 
     def _chunk(self, choice: bytes, counts: dict[str, object] | None, rest: bytes = b"") -> bytes:
         counted = b"" if counts is None else b',"usage":' + _json(counts)

@@ -77,14 +77,17 @@ def read_completion(body: Body, *, chat: bool, tokenizer: Tokenizer, served: str
         raise _bad("Stream options can only be defined when `stream=True`.", "stream_options")
     _check_sampling(body)
     check_model(body, served)
-    limit = _limit(body, chat=chat)
+    name, limit = _limit(body, chat=chat)
+    if limit is not None and limit > max_model_len:
+        message = f"{name}={limit} cannot be greater than max_model_len={max_model_len}. Please request fewer output tokens."
+        raise _valued(message, name, limit)
     prompt = chat_prompt(body, tokenizer) if chat else text_prompt(body, tokenizer)
-    _check_length(len(prompt), limit, max_model_len)
+    room = _room(body, len(prompt), max_model_len)
     xargs = body.get("vllm_xargs") or {}
     return Asked(
         chat=chat,
         prompt=prompt,
-        max_tokens=limit,
+        max_tokens=None if limit is None else min(limit, room),
         stream=stream,
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("continuous_usage_stats")),
@@ -131,12 +134,13 @@ def _are_tokens(values: list[Any]) -> bool:
     return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**32)
 
 
-def _limit(body: Body, *, chat: bool) -> int | None:
-    value = body.get("max_completion_tokens") if chat else None
-    if value is None:
-        value = body.get("max_tokens")
+def _limit(body: Body, *, chat: bool) -> tuple[str, int | None]:
+    """The field that limits the answer, and its value."""
+    if chat and body.get("max_completion_tokens") is not None:
+        return "max_completion_tokens", body["max_completion_tokens"]
+    value = body.get("max_tokens")
     # The completions API has had a default since before there was chat.
-    return 16 if value is None and not chat else value
+    return "max_tokens", 16 if value is None and not chat else value
 
 
 _INTS = ("max_tokens", "max_completion_tokens", "min_tokens", "n", "seed")
@@ -174,8 +178,9 @@ def _check_sampling(body: Body) -> None:
         if value is not None and value < 1:
             raise _valued(f"max_tokens must be at least 1, got {value}.", "max_tokens", value)
     temperature = body.get("temperature")
-    if temperature is not None and temperature < 0:
-        raise _valued(f"temperature must be non-negative, got {float(temperature)}.", "temperature", float(temperature))
+    if temperature is not None and not 0 <= temperature <= 2:
+        rule = "must be non-negative" if temperature < 0 else "must be in [0, 2]"
+        raise _valued(f"temperature {rule}, got {float(temperature)}.", "temperature", float(temperature))
     top_p = body.get("top_p")
     if top_p is not None and not 0 < top_p <= 1:
         raise _valued(f"top_p must be in (0, 1], got {float(top_p)}.", "top_p", float(top_p))
@@ -183,26 +188,22 @@ def _check_sampling(body: Body) -> None:
         raise _bad("This simulated engine gives one choice a request.", "n")
 
 
-def _check_length(prompt: int, limit: int | None, longest: int) -> None:
-    shape = f"This model's maximum context length is {longest} tokens. However, "
-    if prompt >= longest:
-        seen = longest + 1  # where the engine stops counting
+def _room(body: Body, prompt: int, longest: int) -> int:
+    """Tokens left for the answer; a larger limit is cut down to it without a word."""
+    if prompt > longest:
+        # Text is tokenized up to one token beyond what fits; token ids are counted to their end.
+        text = not isinstance(body.get("prompt"), list)
+        seen = longest + 1 if text else prompt
         raise _valued(
-            f"{shape}your prompt contains at least {seen} input tokens, which exceeds this limit even without any output tokens."
+            f"This model's maximum context length is {longest} tokens. However, your prompt contains"
+            f" {'at least ' if seen == longest + 1 else ''}{seen} input tokens, which exceeds this limit even without any output tokens."
             " Please reduce the length of the input prompt.",
             "input_tokens",
             seen,
         )
-    if limit is not None and limit > longest:
-        raise _valued(f"max_tokens={limit} cannot be greater than the context length of {longest}.", "max_tokens", limit)
-    if limit is not None and prompt + limit > longest:
-        seen = longest - limit + 1
-        raise _valued(
-            f"{shape}you requested {limit} output tokens and your prompt contains at least {seen} input tokens, for a total of at least"
-            f" {seen + limit} tokens. Please reduce the length of the input prompt or the number of requested output tokens.",
-            "max_tokens",
-            limit,
-        )
+    if prompt == longest:
+        raise _valued("max_tokens must be at least 1, got 0.", "max_tokens", 0)
+    return longest - prompt
 
 
 def _bad(message: str, param: str) -> RequestRefused:

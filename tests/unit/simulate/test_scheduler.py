@@ -77,6 +77,13 @@ def test_a_removal_is_told_for_each_physical_copy():
     assert len(copies) == 2
 
 
+def test_blocks_without_content_are_used_again_before_anything_is_evicted():
+    engine = core(num_blocks=7)
+    run(engine, sequence(range(17)))  # four cached blocks and a fifth that is not full
+    events = run(engine, sequence(range(100, 108)))  # two blocks: the one never used, and the one without content
+    assert [type(event) for event in events] == [BlockStored]
+
+
 def test_clearing_is_refused_while_a_block_is_in_use_and_told_late_otherwise():
     engine = core()
     engine.add(sequence(range(9), max_tokens=3))
@@ -106,7 +113,7 @@ def test_a_long_prompt_is_computed_in_chunks_beside_running_decodes():
     chunks = []
     while long.generated == 0:
         step = engine.begin_step(0.0)
-        chunks.append(dict((request is long, count) for request, count in step.work))
+        chunks.append({request is long: count for request, count in step.work})
         engine.finish_step(step, 0.0)
     assert chunks == [{False: 1, True: 7}, {False: 1, True: 7}, {False: 1, True: 6}]
 

@@ -39,6 +39,8 @@ class _Figures(Collector):
             "control_task_restarts", "Tasks that died and were started again.", value=sum(control.tasks.restarts.values())
         )
         yield GaugeMetricFamily("control_history_unwritten_records", "Records that no file holds yet.", value=control.history.hot.unwritten)
+        open_entries = control.history.unacknowledged
+        yield GaugeMetricFamily("control_history_unacknowledged_entries", "Stream entries not yet safe in a file.", value=open_entries)
         yield GaugeMetricFamily("control_history_recent_records", "Records in memory.", value=len(control.history.hot))
         yield GaugeMetricFamily("control_stream_viewers", "Open event streams.", value=control.hub.listeners)
         yield GaugeMetricFamily("control_pods", "Pods of the fleet.", value=len(control.pods))

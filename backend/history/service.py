@@ -93,6 +93,11 @@ class History:
         except TimeoutError:
             log.info("no time for a last file: %d records stay in the stream", len(self._unwritten))
 
+    @property
+    def unacknowledged(self) -> int:
+        """Stream entries that we hold and the server still keeps for us."""
+        return len(self._open) + len(self._durable)
+
     # reading
 
     async def page(self, wanted: Filter, limit: int, before: Key = NEWEST) -> tuple[list[DecisionRecord], str | None]:

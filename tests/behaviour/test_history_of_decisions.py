@@ -52,7 +52,7 @@ async def test_records_reach_a_file_and_are_acknowledged(tmp_path, valkey, tasks
     history = make(tmp_path, valkey)
     history.start(tasks)
     await eventually(lambda: history.counters.written == 5)
-    await eventually(lambda: not history._durable)
+    await eventually(lambda: not history.unacknowledged)
     assert await pending(valkey) == 0
     table = read_decisions(tmp_path / "history")
     assert table["id"].to_list() == [one.id for one in records(5)]
@@ -77,5 +77,5 @@ async def test_garbage_in_the_stream_is_counted_and_passed_over(tmp_path, valkey
     history.start(tasks)
     await eventually(lambda: history.counters.written == 1)
     assert history.counters.unreadable == 2
-    await eventually(lambda: not history._durable)
+    await eventually(lambda: not history.unacknowledged)
     assert await pending(valkey) == 0

@@ -75,7 +75,7 @@ async def test_a_lost_group_is_made_again_and_its_records_are_not_doubled(tmp_pa
     history = make(tmp_path, valkey)
     history.start(tasks)
     await send(valkey, records(5))
-    await eventually(lambda: history.counters.written == 5 and not history._durable)
+    await eventually(lambda: history.counters.written == 5 and not history.unacknowledged)
     client = redis.asyncio.Redis.from_url(valkey.url)
     await client.xgroup_destroy(STREAM, "history")
     await client.aclose()
@@ -99,7 +99,7 @@ async def test_a_full_disk_keeps_everything_in_the_stream(tmp_path, valkey, task
         assert len(history.hot) == 5
     await eventually(lambda: history.counters.written == 5)
     assert not history.trouble.disk
-    await eventually(lambda: not history._durable)
+    await eventually(lambda: not history.unacknowledged)
     assert await pending(valkey) == 0
 
 

@@ -19,6 +19,7 @@ TaskBody = Callable[[], Awaitable[None]]
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
 HEALTHY_AFTER_S = 30.0
+CANCEL_AGAIN_S = 1.0
 
 
 class Supervisor:
@@ -74,11 +75,13 @@ class Supervisor:
             raise self.failure
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
+        """End every task and wait for its clean-up. A cancellation that a library swallowed (CPython 3.11's `wait_for`) is repeated."""
+        pending = set(self._tasks.values())
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while pending:
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
     async def _keep(self, name: str, body: TaskBody, on_death: OnDeath) -> None:
         delay = FIRST_DELAY_S

@@ -63,3 +63,20 @@ async def test_two_tasks_cannot_share_a_name() -> None:
         tasks.start("one", body)
         with pytest.raises(RuntimeError, match="runs already"):
             tasks.start("one", body)
+
+
+@pytest.mark.looptime
+async def test_a_task_that_swallows_one_cancellation_is_cancelled_again() -> None:
+    swallowed: list[str] = []
+
+    async def body() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.append("once")
+        await asyncio.Event().wait()
+
+    async with Supervisor("test") as tasks:
+        tasks.start("deaf", body)
+        await asyncio.sleep(0)
+    assert swallowed == ["once"]

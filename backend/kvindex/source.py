@@ -208,8 +208,12 @@ class Source:
         if self.figures.status != "live":
             self.figures.status = "replaying"
         self._dealer = self._socket(zmq.DEALER)
-        self._dealer.connect(self.info.replay_endpoint)
-        self._dealer.send_multipart((b"", start.to_bytes(8, "big")))
+        try:
+            self._dealer.connect(self.info.replay_endpoint)
+            self._dealer.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # nothing was asked, so nothing will answer: the deadline ends it
+            log.warning("%s rank %d: replay from %s: %s", self.pod, self.info.rank, self.info.replay_endpoint, error.strerror)
         self._poller.register(self._dealer, zmq.POLLIN)
         self.handlers[self._dealer] = self._on_replay
         self._replay_deadline = time.monotonic() + REPLAY_TIMEOUT_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apps.components.text import count, escape, html_table, percent, plural, state_box
+from apps.components.text import count, escape, html_table, natural, percent, plural, state_box
 from backend.api.cache import CacheMap, ProbeResult
 
 SHARED_SHOWN = 12
@@ -53,7 +53,8 @@ def _away(error: str) -> str:
 def by_pod(data: CacheMap) -> str:
     """The same data as the plot, as a table."""
     rows = []
-    for name, total, cells in list(zip(data.pods, data.totals, data.blocks, strict=True))[:PODS_SHOWN]:
+    pods = sorted(zip(data.pods, data.totals, data.blocks, strict=True), key=lambda pod: natural(pod[0]))
+    for name, total, cells in pods[:PODS_SHOWN]:
         filled = sum(cell > 0 for cell in cells)
         share = total / data.copies if data.copies else 0.0
         rows.append([escape(name), count(total), _bar(share, percent(share, 1)), f"{filled} of {data.bins}", count(max(cells, default=0))])

@@ -11,6 +11,7 @@ from bokeh.models import CustomJSHover, HoverTool
 from bokeh.themes import Theme as BokehTheme
 from holoviews.streams import Pipe
 
+from apps.components.text import natural
 from apps.core.theme import Theme, bokeh_theme, map_palette
 from backend.api.cache import CacheMap
 
@@ -34,11 +35,13 @@ class HeatMap:
         if not data.pods:
             self.pane.visible = False
             return
-        counts = np.array(data.blocks, dtype=np.int64).reshape(len(data.pods), data.bins)
+        order = sorted(range(len(data.pods)), key=lambda at: natural(data.pods[at]))
+        pods = tuple(data.pods[at] for at in order)
+        counts = np.array(data.blocks, dtype=np.int64).reshape(len(data.pods), data.bins)[order]
         top = _ceiling(int(counts.max(initial=0)))
         unit = -(-top // 255)
         cells = np.minimum(-(-counts // unit), 255).astype(np.uint8)
-        shape: Shape = (tuple(data.pods), data.bins, top, unit)
+        shape: Shape = (pods, data.bins, top, unit)
         if shape != self._shape or self._pipe is None:
             self._shape, self._sent = shape, cells.tobytes()
             self._pipe = Pipe(data=cells)

@@ -6,6 +6,7 @@ The only module of the dashboard that touches pandas, since Tabulator wants it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from apps.core.theme import asset
 Value = str | float | int | None
 Row = tuple[Value, ...]
 
+SETTLED_S = 20.0
+"""A patch that meets a Tabulator which is still being built throws in the browser (panel 1.9: `updateOrAddData` does not look); data
+that is sent whole is simply taken up. So for its first seconds a table is only ever sent whole."""
 MOST_PATCHES = 400
 """Each patched cell costs pandas some 50 us; beyond this many, the page of rows that is on screen is sent again instead."""
 
@@ -49,6 +53,14 @@ def number(digits: int = 0, unit: str = "") -> str:
     )
 
 
+def time_spent() -> str:
+    """Template of milliseconds that turn into seconds where seconds are easier to read."""
+    return (
+        "<% if (value === null || isNaN(value)) { %><span class='none'>–</span><% } else if (value >= 1000) { %>"
+        "<%= (value / 1000).toFixed(2) %>&nbsp;s<% } else { %><%= value.toFixed(0) %>&nbsp;ms<% } %>"
+    )
+
+
 def bar() -> str:
     """Template of a share 0..1 as a bar with its percentage."""
     return (
@@ -66,6 +78,7 @@ class LiveTable:
         self._keys: list[str] = []
         self._cells: list[Row] = []
         self._on_pick = on_pick
+        self._made_at = time.monotonic()
         self.widget = pn.widgets.Tabulator(
             self._frame([]),
             show_index=False,
@@ -94,7 +107,10 @@ class LiveTable:
         """Show `rows`, each with the key that `on_pick` is given, in this order."""
         cells = [row for _, row in rows]
         self._keys = [key for key, _ in rows]
-        patches = self._patches(cells) if len(cells) == len(self._cells) else None
+        if cells == self._cells:
+            return
+        settled = time.monotonic() - self._made_at > SETTLED_S
+        patches = self._patches(cells) if settled and len(cells) == len(self._cells) else None
         if patches is None:
             self.widget.value = self._frame(cells)
         elif patches:

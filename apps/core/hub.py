@@ -154,7 +154,7 @@ class Hub:
 
     def _add_decisions(self, records: list[DecisionRecord]) -> None:
         known = self._decisions if self._decisions is not None else OrderedDict()
-        for record in sorted(records, key=lambda record: record.at):
+        for record in sorted(records, key=lambda record: record.at + record.total_ms / 1000):
             known[record.id] = record
         while len(known) > KEPT_DECISIONS:
             known.popitem(last=False)

@@ -9,7 +9,7 @@ import panel as pn
 
 from apps.components import inputs, text, why
 from apps.components.card import Card, block, set_html
-from apps.components.table import MONO, NAME, STATE, Column, LiveTable, Value, number
+from apps.components.table import MONO, NAME, STATE, Column, LiveTable, Value, number, time_spent
 from apps.core.hub import Hub
 from apps.core.snapshot import Snapshot
 from apps.core.theme import Theme
@@ -17,17 +17,17 @@ from apps.core.view import View
 from backend.api.decisions import DecisionRecord
 
 COLUMNS = (
-    Column("time", "Time, UTC", width=114),
+    Column("time", "Finished, UTC", width=114),
     Column("id", "Request", MONO, width=134),
     Column("model", "Model"),
     Column("policy", "Policy", width=104),
     Column("pod", "Pod", NAME),
     Column("reason", "Reason"),
-    Column("predicted", "Predicted", number(), right=True, numeric=True, width=84),
+    Column("predicted", "Predicted", number(), right=True, numeric=True, width=92),
     Column("cached", "Cached", number(), right=True, numeric=True, width=72),
     Column("hit_class", "Compared", width=96),
-    Column("ttft", "TTFT", number(0, "ms"), right=True, numeric=True, width=74),
-    Column("total", "Total", number(0, "ms"), right=True, numeric=True, width=78),
+    Column("ttft", "TTFT", time_spent(), right=True, numeric=True, width=74),
+    Column("total", "Total", time_spent(), right=True, numeric=True, width=78),
     Column("outcome", "Outcome", STATE, width=122),
 )
 PAGE_SIZE = 15
@@ -122,7 +122,7 @@ class RouterView(View):
 
 def _row(record: DecisionRecord) -> tuple[Value, ...]:
     return (
-        text.clock(record.at),
+        text.clock(record.at + record.total_ms / 1000),
         record.id,
         record.model or text.NONE,
         record.policy or text.NONE,

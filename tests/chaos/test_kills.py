@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -45,6 +47,8 @@ def _plan() -> list[tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    # As the install does: how long a compiler takes is not what is tested here.
+    subprocess.run([sys.executable, "-m", "backend.launch.warm"], check=True, timeout=170)
     with own_stack(tmp_path_factory.mktemp("chaos"), "--no-traffic", pods=3, speed=20.0) as running:
         yield running
     assert running.leftovers() == []
@@ -149,7 +153,9 @@ def _probes_are_true(stack: RunningStack, answers: list[Answer]) -> None:
     for answer in answers[-3:]:
         tokens = traces.prompt_tokens(answer.asked)
         for pod in stack.pods():
-            probed = httpx.post(f"{stack.endpoints.kvindex}/probe", json={"model": pod.model, "tokens": tokens}, headers=headers).json()
+            probed = httpx.post(
+                f"{stack.endpoints.kvindex}/probe", json={"model": pod.model, "tokens": tokens}, headers=headers, timeout=20
+            ).json()
             promised = {match["pod"]: match["matched_tokens"] for match in probed["matches"]}.get(pod.name, 0)
             body = {"model": pod.model, "prompt": tokens, "max_tokens": 1}
             usage = httpx.post(f"http://{pod.address}/v1/completions", json=body, timeout=20).json()["usage"]

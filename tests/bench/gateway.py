@@ -111,7 +111,9 @@ def live_index(folder: Path) -> Iterator[None]:
 
 
 def write_lua(path: Path, stream: bool) -> None:
-    bodies = [json.dumps({"model": "m", "prompt": prompt, "max_tokens": 64, "stream": stream}, separators=(",", ":")) for prompt in prompts()]
+    bodies = [
+        json.dumps({"model": "m", "prompt": prompt, "max_tokens": 64, "stream": stream}, separators=(",", ":")) for prompt in prompts()
+    ]
     lines = ['wrk.method = "POST"', 'wrk.headers["Content-Type"] = "application/json"', "local bodies = {"]
     lines += [f"  {json.dumps(body)}," for body in bodies]
     lines += ["}", "local at = 0", f"request = function() at = at % {PROMPTS} + 1; return wrk.format(nil, nil, nil, bodies[at]) end"]
@@ -121,7 +123,9 @@ def write_lua(path: Path, stream: bool) -> None:
 def wrk(port: int, script: Path, seconds: int) -> tuple[int, float, str]:
     """(requests, requests a second, what went wrong)."""
     url = f"http://127.0.0.1:{port}/v1/completions"
-    told = subprocess.run(["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script), url], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script), url], capture_output=True, text=True, check=True
+    ).stdout
     found, rate = re.search(r"(\d+) requests in", told), re.search(r"Requests/sec:\s+([\d.]+)", told)
     wrong = re.findall(r"(Non-2xx.*|Socket errors.*)", told)
     assert found is not None

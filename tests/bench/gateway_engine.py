@@ -13,7 +13,13 @@ from typing import cast
 import uvloop
 
 CHUNKS = 64
-_EVENT = {"id": "c1", "object": "text_completion", "created": 1, "model": "m", "choices": [{"index": 0, "text": " token", "logprobs": None}]}
+_EVENT = {
+    "id": "c1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "text": " token", "logprobs": None}],
+}
 _ANSWER = {
     "id": "cmpl-1",
     "object": "text_completion",

@@ -218,6 +218,8 @@ class _Connection(asyncio.Protocol):
                 await asyncio.sleep(0)
         elif how == "stall":
             await asyncio.sleep(3600)
+        elif how == "bad_chunk":
+            self.transport.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n")
         elif how == "reset":
             self.reset()
         elif how in ("stall_middle", "close_middle", "reset_middle"):
@@ -266,11 +268,10 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(0.0005)
 
     async def break_stream(self, how: str) -> None:
+        await asyncio.sleep(0.02)
         if how == "bad_chunk":
             self.transport.write(b"zz\r\nno size\r\n")
-            return
-        await asyncio.sleep(0.02)
-        if how == "stall_middle":
+        elif how == "stall_middle":
             await asyncio.sleep(3600)
         elif how == "reset_middle":
             self.reset()

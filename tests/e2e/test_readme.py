@@ -31,9 +31,26 @@ def blocks(kind: str) -> list[tuple[str, str]]:
     return [(page.name, text) for page in PAGES for found, text in BLOCK.findall(page.read_text()) if found == kind]
 
 
-def commands() -> list[tuple[str, str]]:
-    lines = [(name, line[2:].strip()) for name, text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
-    return [(name, line) for name, line in lines if line not in ELSEWHERE]
+def commands(text: str) -> list[str]:
+    """The lines behind `$ `, with continued lines joined; without those that are proven elsewhere."""
+    joined = text.replace("\\\n", " ")
+    lines = [" ".join(line[2:].split("  #")[0].split()) for line in joined.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if line not in ELSEWHERE]
+
+
+def script(lines: list[str]) -> str:
+    """One terminal: a server goes to the background until its port answers, and ends with the script."""
+    parts = ["set -euo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
+    for line in lines:
+        port = re.search(r"--port (\d+)", line)
+        if line.startswith("python -m backend.") and port:
+            parts += [f"{line} &", f"for i in $(seq 100); do (: < /dev/tcp/127.0.0.1/{port[1]}) 2>/dev/null && break; sleep 0.1; done"]
+        else:
+            parts.append(line)
+    return "\n".join(parts)
+
+
+TERMINALS = [(name, commands(text)) for name, text in blocks("console") if commands(text)]
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +73,11 @@ def here(text: str, environment: dict[str, str]) -> str:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:60])
-def test_a_command_runs(page: str, line: str, environment: dict[str, str]) -> None:
-    ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", here(line, environment)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ran.returncode == 0, f"{page}: {line}\n{ran.stdout}\n{ran.stderr}"
+@pytest.mark.parametrize(("page", "lines"), TERMINALS, ids=[f"{name}-{lines[0][:40]}" for name, lines in TERMINALS])
+def test_a_terminal_session_runs(page: str, lines: list[str], environment: dict[str, str]) -> None:
+    text = here(script(lines), environment)
+    ran = subprocess.run(["bash", "-c", text], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert ran.returncode == 0, f"{page}: {lines}\n{ran.stdout}\n{ran.stderr}"
     assert "Traceback" not in ran.stderr
 
 

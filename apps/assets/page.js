@@ -62,6 +62,18 @@
     if (cut && missing % 4 === 0) comeBack();
   }
 
+  // A table that was built while its card had not got its width yet keeps that narrow layout; Tabulator does not look again.
+  function fitTables() {
+    const visit = (view) => {
+      const element = view.tabulator && view.tabulator.element;
+      const holder = element && element.querySelector(".tabulator-tableholder");
+      const rows = element && element.querySelector(".tabulator-table");
+      if (holder && rows && rows.childElementCount && !view.is_drawing && rows.offsetWidth < holder.clientWidth - 12) view.redraw(true, true);
+      for (const child of view.child_views || []) visit(child);
+    };
+    for (const view of (window.Bokeh && Bokeh.index && Bokeh.index.roots) || []) visit(view);
+  }
+
   function setText(id, text) {
     const element = document.getElementById(id);
     if (element && element.textContent !== text) element.textContent = text;
@@ -106,4 +118,5 @@
   document.addEventListener("click", onClick);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) mark.at = performance.now(); });
   setInterval(show, 250);
+  setInterval(fitTables, 1000);
 })();

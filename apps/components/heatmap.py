@@ -65,7 +65,7 @@ class HeatMap:
 
         names = list(reversed(pods))
         ticks = [(at, shorten(name)) for at, name in enumerate(names)] if len(pods) <= NAMED_PODS else []
-        label = "blocks in a bucket" if unit == 1 else f"blocks in a bucket, in {unit}s"
+        label = "blocks" if unit == 1 else f"blocks, in {unit}s"
         return hv.DynamicMap(image, streams=[pipe]).opts(
             cmap=map_palette(self._theme),
             clim=(0, -(-top // unit)),

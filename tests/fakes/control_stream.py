@@ -60,6 +60,7 @@ class FakeControl:
         app = web.Application()
         for path, handler in (
             (routes.FLEET, self._fleet),
+            (routes.POD, self._pod),
             (routes.CACHE_MAP, self._map),
             (routes.CACHE_SOURCES, self._sources),
             (routes.DECISIONS, self._decisions),
@@ -217,6 +218,10 @@ class FakeControl:
 
     async def _fleet(self, _: web.Request) -> web.Response:
         return _json(self.fleet)
+
+    async def _pod(self, request: web.Request) -> web.Response:
+        found = next((view for view in self.fleet.pods if view.pod.name == request.match_info["name"]), None)
+        return _json(found) if found else _json({"error": {"message": "no such pod", "type": "NotFound"}}, status=404)
 
     async def _map(self, request: web.Request) -> web.Response:
         self.map_requests += 1

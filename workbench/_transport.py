@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
 import httpx
@@ -11,6 +13,11 @@ import msgspec
 
 from backend.api import errors as api_errors
 from workbench.errors import NotConnected, Unavailable, UnreadableAnswer
+
+if "sniffio" not in sys.modules and find_spec("sniffio") is None:
+    # httpcore asks for it at every call. Each such failing import takes the module's lock, and two threads that do so at once can
+    # block each other for ever (seen on CPython 3.11.7). A None here makes the import fail at once, without the lock.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 Params = Mapping[str, str | int | float | None]

@@ -29,7 +29,7 @@ def examples() -> list:
 def test_the_example_runs(example, stack):
     example.globs.update(workbench=workbench, stack=stack)
     report: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(example, out=report.append)
     assert not report, "".join(report)
 
 

@@ -207,12 +207,15 @@ def _bad_chunk() -> WireError:
     return WireError("bad_chunk", "a chunk of the pod's answer has a broken frame")
 
 
-_FRAME = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:;[^\r\n]*)?\r\n|\A[0-9A-Fa-f]{1,15}(?:;[^\r\n]*)?\r\n")
+# Two patterns: one that begins with a literal is searched for at memchr speed, an alternation with the text's start is not.
+_FRAME = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:;[^\r\n]*)?\r\n")
+_FIRST_FRAME = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;[^\r\n]*)?\r\n")
 
 
 def without_frames(raw: bytes) -> bytes:
     """Payload of a piece of a chunked *event stream*: JSON and event fields never hold a line of hex digits alone."""
-    return _FRAME.sub(b"", raw)
+    first = _FIRST_FRAME.match(raw)
+    return _FRAME.sub(b"", raw[first.end() :] if first else raw)
 
 
 def dechunked(raw: bytes) -> bytes:

@@ -50,21 +50,24 @@ class StreamNotes:
             self._tail, self._tail_bytes = [kept], len(kept)
 
     def _before_first_token(self, data: bytes, now: float) -> None:
-        seen = without_frames((self._early or b"") + data)
-        events = re.split(rb"\r?\n\r?\n", seen)
-        for index, event in enumerate(events[:-1]):
-            if _holds_token(event):
+        seen = (self._early or b"") + data
+        start = 0
+        while True:
+            end = seen.find(b"\n\n", start)
+            if end < 0:
+                break
+            if _holds_token(without_frames(seen[start:end])):
                 self.token_at = self.last_at = now
-                self.events = len(events) - 1 - index
+                self.events = 1 + seen.count(b"\n\n", end + 2)
                 self._early = None
                 return
+            start = end + 2
         # Kept with its frames, since the next packet may complete one.
-        kept = (self._early or b"") + data
-        self._early = kept[-TAIL_BYTES:]
+        self._early = seen[start:][-TAIL_BYTES:]
 
     def usage(self) -> Usage | None:
         """The last usage that the engine told, from the end of the stream."""
-        return find_usage(without_frames(b"".join(self._tail)))
+        return find_usage(without_frames(b"".join(self._tail)[-TAIL_BYTES:]))
 
 
 def _holds_token(event: bytes) -> bool:

@@ -12,7 +12,8 @@ Outcome = Literal["ok", "client_gone", "upstream_error", "upstream_reset", "time
 """refused: by the gateway itself; aborted: the engine was draining; truncated: the engine went away in mid-answer."""
 
 HitClass = Literal["exact", "within_block", "raced", "evicted", "unknown", "unpredicted"]
-"""raced: somebody stored those blocks after the decision; evicted: blocks were removed after it; unpredicted: nothing to compare (no index was asked, or the engine did not report its hit)."""
+"""raced: somebody stored those blocks after the decision; evicted: blocks were removed after it; unpredicted: nothing to
+compare, since no index was asked or the engine did not report its hit."""
 
 
 class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

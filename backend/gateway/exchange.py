@@ -17,11 +17,11 @@ from backend.gateway.answers import Problem
 from backend.gateway.classify import Evidence
 from backend.gateway.framing import CHUNKED, UNTIL_CLOSE, ResponseHead, dechunked
 from backend.gateway.model import Decision, FleetView, NoCandidate, RequestView, Usage
-from backend.gateway.prefix import parse_tokens
 from backend.gateway.request import Request
 from backend.gateway.stream import StreamNotes, read_answer
 from backend.gateway.targets import Candidates, PodTarget
 from backend.gateway.upstream import FailureKind, UpstreamConnection
+from backend.kvindex.tokens import parse_token_array
 
 if TYPE_CHECKING:
     from backend.gateway.service import Gateway
@@ -129,7 +129,7 @@ class Exchange:
         gateway.exchanges.add(self)
         if asked.token_json is not None:
             try:
-                self._token_ids = parse_tokens(asked.token_json)
+                self._token_ids = parse_token_array(memoryview(asked.token_json))
             except ValueError:
                 raise answers.invalid_body("error processing request body: token ids must be whole numbers", "prompt") from None
             return self._decide("")

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from backend.core.errors import NotFound, WorkbenchError
 from backend.gateway.model import IndexState
 from backend.gateway.tokens import TokenIds
+from backend.kvindex import kernels
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +43,8 @@ def _open(folder: Path) -> PrefixReader:
     return index
 
 
-def parse_tokens(raw: Any) -> TokenIds:
-    """Token ids from a JSON array. Raises ValueError."""
-    from backend.kvindex.tokens import parse_token_array
-
-    return parse_token_array(raw)
-
-
 def warm_kernels() -> None:
     """Load the compiled kernels; for a thread, it takes a second or two. Until then plain Python answers."""
-    from backend.kvindex import kernels
-
     kernels.warm(writing=False)
 
 

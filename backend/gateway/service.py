@@ -12,7 +12,7 @@ import random
 from collections.abc import Coroutine
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from backend.core.errors import ConfigError, NotFound
@@ -159,7 +159,7 @@ class Gateway:
                 client.check_time(now)
             self._avoiding = False
             for pool in self.targets.pools.values():
-                pool.drop_aged(loop_now)
+                pool.drop_aged(monotonic())
                 self._avoiding |= pool.avoid_until > loop_now
             self.rows = self.counts.used_rows() or [self.row]
             self.refresh_fleet()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import Literal, Protocol, cast
 
 from backend.core.errors import WireError
@@ -226,7 +227,7 @@ class PodPool:
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from backend.api.fleet import PodView
+
+Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a column of 64 bits holds; engines have been seen to report more."""
+
+Moment = Annotated[float, msgspec.Meta(ge=0.0, le=250e9)]
+"""Seconds since 1970, up to the last year that calendars of programs know (9999)."""
 
 Outcome = Literal["ok", "client_gone", "upstream_error", "upstream_reset", "timeout", "refused", "aborted", "truncated"]
 """refused: by the gateway itself; aborted: the engine was draining; truncated: the engine went away in mid-answer."""
@@ -20,13 +26,13 @@ class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One request through the gateway. `terms` has one list a score term, in the order of `candidates`."""
 
     id: str
-    at: float
+    at: Moment
     """Arrival, seconds since 1970."""
     model: str = ""
     path: str = ""
     stream: bool = False
     user: str = ""
-    worker: int = 0
+    worker: Count = 0
     policy: str = ""
     reason: str = ""
     """Why the policy chose so, from its closed list: prefix_match, prefix_match_skipped, least_request_fallback, ..."""
@@ -36,23 +42,23 @@ class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     pod_ip: str = ""
     attempts: list[str] = []
     """Pods that were tried before `chosen` and failed before their first byte."""
-    prompt_tokens: int = 0
+    prompt_tokens: Count = 0
     """Counted by the gateway before routing (0: not tokenized)."""
-    block_size: int = 0
+    block_size: Count = 0
     """Tokens a block of the chosen pod, as its events say; 0 when unknown."""
-    predicted_tokens: int | None = None
+    predicted_tokens: Count | None = None
     """Prefix hit that the index promised for the chosen pod, fixed before the request was forwarded."""
     index_state: Literal["live", "stale", "absent"] = "absent"
-    in_flight: int = 0
+    in_flight: Count = 0
     """Requests of all workers on the chosen pod when it was chosen, this one not counted."""
-    status: int = 0
+    status: Count = 0
     """HTTP status that the client saw; 0 when it left before."""
     outcome: Outcome = "ok"
     error: str = ""
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
     """Prefix hit that the engine reported."""
-    usage_prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    usage_prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     hit_class: HitClass = "unpredicted"
     decide_ms: float = 0.0
     """Head and body read to pod chosen, tokenizing included."""
@@ -63,8 +69,8 @@ class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Mean gap between tokens of a stream."""
     total_ms: float = 0.0
     """Arrival to last byte."""
-    request_bytes: int = 0
-    response_bytes: int = 0
+    request_bytes: Count = 0
+    response_bytes: Count = 0
 
 
 class DecisionPage(msgspec.Struct, kw_only=True):

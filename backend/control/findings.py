@@ -267,7 +267,7 @@ def _records(view: View) -> Iterator[Finding]:
     lost = {
         "records-dropped": ("gateway workers had no room for them while the stream server was away", "kept_records"),
         "records-trimmed": ("the stream's cap removed them before they were written", "stream_batches"),
-        "records-unreadable": ("their stream entries could not be read", ""),
+        "records-unreadable": ("they could not be read, or hold figures that fit into no table", ""),
     }
     for name, (why, setting) in lost.items():
         if count := view.grown.get(name, 0):

@@ -10,10 +10,12 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from backend.api import frames
 from backend.core import errors, files, ids
@@ -42,9 +44,37 @@ class CorruptFile(errors.PermanentError):
     """A file that polars cannot read."""
 
 
-def write_records(folder: Path, raws: Iterable[bytes], now: float) -> HistoryFile:
-    """Write encoded records as one file and return when it is on the disk. Raises DiskFull or StateFolderError."""
-    return write_frame(folder, frames.decisions_frame(map(records.decode_record, raws)), now)
+class UnwritableRows(errors.PermanentError):
+    """Records at these positions fit into no table; nothing was written."""
+
+    def __init__(self, positions: Sequence[int], why: str) -> None:
+        super().__init__(f"{len(positions)} decisions cannot be written to a table: {why}")
+        self.positions = positions
+
+
+def write_records(folder: Path, raws: Sequence[bytes], now: float) -> HistoryFile:
+    """Write encoded records as one file and return when it is on the disk. Raises DiskFull, StateFolderError, UnwritableRows."""
+    import polars.exceptions as refused
+
+    unframeable = (msgspec.MsgspecError, refused.PolarsError, TypeError, ValueError, OverflowError)
+    try:
+        frame = frames.decisions_frame(map(records.decode_record, raws))
+    except unframeable as error:
+        why = str(error).strip().partition("\n")[0]
+        raise UnwritableRows(_unwritable(raws, 0, unframeable), why) from error
+    return write_frame(folder, frame, now)
+
+
+def _unwritable(raws: Sequence[bytes], first: int, unframeable: tuple[type[Exception], ...]) -> list[int]:
+    """Positions of the records that spoil a table, by halving: few of many are bad."""
+    try:
+        frames.decisions_frame(map(records.decode_record, raws))
+    except unframeable:
+        if len(raws) == 1:
+            return [first]
+        middle = len(raws) // 2
+        return _unwritable(raws[:middle], first, unframeable) + _unwritable(raws[middle:], first + middle, unframeable)
+    return []
 
 
 def write_frame(folder: Path, frame: pl.DataFrame, now: float) -> HistoryFile:

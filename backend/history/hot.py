@@ -68,6 +68,13 @@ class HotDecisions:
             entry.written = True
         self.shed()
 
+    def discard(self, entries: Iterable[Entry]) -> None:
+        """Forget decisions that can never be written."""
+        for entry in entries:
+            if self._by_id.pop(entry.key.id, None) is not None:
+                self.unwritten -= not entry.written
+                self._entries.remove(entry)
+
     def shed(self) -> None:
         """Forget the oldest beyond `kept_rows`, never one that no file holds."""
         surplus = len(self._entries) - self.kept_rows

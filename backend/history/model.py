@@ -82,7 +82,7 @@ class HistoryCounters:
     duplicates: int = 0
     """Records that came a second time, after a restart or a repeated send."""
     unreadable: int = 0
-    """Stream entries that are not a batch of records."""
+    """Stream entries that are not a batch of records, and records that cannot be read or written to a table."""
     trimmed: int = 0
     """Entries that the stream's cap removed before they were written."""
     written: int = 0

@@ -5,8 +5,7 @@ Owns the bytes on both sides; the gateway's publisher and the history's consumer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -21,29 +20,42 @@ CONSUMER = "writer"
 
 _encoder = msgspec.msgpack.Encoder()
 _batch = msgspec.msgpack.Decoder(list[DecisionRecord])
+_parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _record = msgspec.msgpack.Decoder(DecisionRecord)
 _facets = msgspec.msgpack.Decoder(Facets)
-
-
-class RecordSink(Protocol):
-    """Where a gateway worker leaves finished records; must return at once."""
-
-    def put(self, record: DecisionRecord) -> None: ...
 
 
 def encode_batch(records: Sequence[DecisionRecord]) -> bytes:
     return _encoder.encode(records)
 
 
-def decode_batch(fields: Mapping[bytes, bytes]) -> list[DecisionRecord]:
-    """The records of a stream entry. Raises WireError (`missing_field`, `not_records`)."""
+def decode_batch(fields: Mapping[bytes, bytes], on_bad: Callable[[str], None] = lambda _: None) -> list[DecisionRecord]:
+    """The records of a stream entry; `on_bad` is told about each that cannot be read and is left out.
+
+    Raises WireError (`missing_field`, `not_records`) when the entry as a whole is no batch.
+    """
     raw = fields.get(FIELD)
     if raw is None:
         raise WireError("missing_field", f"a stream entry without the field {FIELD.decode()!r}")
     try:
         return _batch.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _one_by_one(raw, on_bad)
+
+
+def _one_by_one(raw: bytes, on_bad: Callable[[str], None]) -> list[DecisionRecord]:
+    """One bad record must not take its neighbours with it."""
+    try:
+        parts = _parts.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError("not_records", f"a stream entry that is not a batch of records: {error}") from error
+    readable = []
+    for part in parts:
+        try:
+            readable.append(_record.decode(part))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            on_bad(str(error))
+    return readable
 
 
 def encode_record(record: DecisionRecord) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from backend.api.decisions import DecisionRecord
@@ -191,12 +192,16 @@ class History:
             if not fields:
                 self.counters.trimmed += 1
                 continue
+            name = entry_id.decode()
             try:
-                arrived += records.decode_batch(fields)
+                arrived += records.decode_batch(fields, partial(self._leave_out, f"a record of stream entry {name}"))
             except WireError as error:
-                self.counters.unreadable += 1
-                log.warning("stream entry %s is skipped: %s", entry_id.decode(), error)
+                self._leave_out(f"stream entry {name}", str(error))
         return arrived
+
+    def _leave_out(self, what: str, why: str) -> None:
+        self.counters.unreadable += 1
+        log.warning("%s is left out: %s", what, why)
 
     async def _known(self, arrived: Sequence[DecisionRecord]) -> set[str]:
         """Ids among `arrived` that lie in files only: memory answers for all that is above its floor."""
@@ -230,7 +235,7 @@ class History:
             self._arrived.clear()
             written = False
             try:
-                written = not batch or await self._write(batch)
+                written = await self._write(batch)
             finally:
                 if not written:
                     self._unwritten = batch + self._unwritten
@@ -248,9 +253,14 @@ class History:
         return True
 
     async def _write(self, batch: Sequence[Entry]) -> bool:
+        """True when nothing of `batch` needs to be kept: it is on the disk, or can never be."""
+        if not batch:
+            return True
         raws = [entry.raw for entry in batch]
         try:
             file = await asyncio.to_thread(files.write_records, self.folder, raws, self.clock.now())
+        except files.UnwritableRows as error:
+            return await self._write(self._set_aside(batch, error))
         except (EnvironmentProblem, OSError) as error:
             if not self.trouble.disk:
                 log.error("%d decisions cannot be written: %s", len(batch), error)
@@ -267,6 +277,14 @@ class History:
         self.hot.mark_written(batch)
         await asyncio.to_thread(memory.give_back)
         return True
+
+    def _set_aside(self, batch: Sequence[Entry], error: files.UnwritableRows) -> list[Entry]:
+        """`batch` without the records that would stop every file from now on; they go from memory too."""
+        bad = set(error.positions)
+        log.error("left out: %s", error)
+        self.counters.unreadable += len(bad)
+        self.hot.discard(batch[at] for at in bad)
+        return [entry for at, entry in enumerate(batch) if at not in bad]
 
     async def _tell_durable(self) -> None:
         told = list(self._durable)

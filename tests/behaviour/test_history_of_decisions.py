@@ -79,3 +79,27 @@ async def test_garbage_in_the_stream_is_counted_and_passed_over(tmp_path, valkey
     assert history.counters.unreadable == 2
     await eventually(lambda: not history.unacknowledged)
     assert await pending(valkey) == 0
+
+
+BAD_RECORDS = [
+    ("an_integer_no_column_holds", {"usage_prompt_tokens": 2**63}),
+    ("a_count_from_nowhere", {"completion_tokens": 2**64 - 1}),
+    ("no_time", {"at": float("nan")}),
+    ("a_time_beyond_all_calendars", {"at": 1e300}),
+    ("a_field_of_another_type", {"terms": "none"}),
+]
+
+
+@pytest.mark.parametrize("fields", [case[1] for case in BAD_RECORDS], ids=[case[0] for case in BAD_RECORDS])
+async def test_a_bad_record_among_good_ones_is_left_out_and_counted(tmp_path, valkey, tasks, fields):
+    await send(valkey, [record(0), record(1, **fields), record(2)])
+    history = make(tmp_path, valkey)
+    history.start(tasks)
+    await eventually(lambda: history.counters.written == 2)
+    await send(valkey, [record(3)])
+    await eventually(lambda: history.counters.written == 3)
+    assert history.counters.unreadable == 1
+    await eventually(lambda: not history.unacknowledged)
+    assert await pending(valkey) == 0
+    assert read_decisions(tmp_path / "history")["id"].to_list() == [record(number).id for number in (0, 2, 3)]
+    assert [one.id for one in (await history.page(Filter(), 10))[0]] == [record(number).id for number in (3, 2, 0)]

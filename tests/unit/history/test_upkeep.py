@@ -13,7 +13,7 @@ BIG = 2**40
 
 
 def write(folder, at: float, *given) -> files.HistoryFile:
-    return files.write_records(folder, map(records.encode_record, given), at)
+    return files.write_records(folder, [*map(records.encode_record, given)], at)
 
 
 def test_a_past_hour_becomes_one_file_and_doubles_go(tmp_path):

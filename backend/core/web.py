@@ -120,7 +120,7 @@ def _bearer(token: str) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if token and request.path not in OPEN_PATHS:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode()):
                 raise errors.Unauthorized(
                     "A valid bearer token is needed.", fix="Send the token of STATE/token as `Authorization: Bearer ...`."
                 )

@@ -38,6 +38,13 @@ async def test_only_health_metrics_and_the_document_are_open(client: httpx.Async
     assert (await client.get("/missing", headers={"Authorization": "Bearer wrong"})).status_code == 401
 
 
+@pytest.mark.parametrize("given", [b"Bearer \xff\xfe", b"Bearer \xc3\xbc", b"\xff"], ids=["no_utf8", "not_ascii", "no_scheme"])
+async def test_a_token_of_strange_bytes_is_a_wrong_token(client: httpx.AsyncClient, given: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    answer = await client.get("/missing", headers=[(b"Authorization", given)])
+    assert answer.status_code == 401
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("path", "status", "kind"), [("/missing", 404, "NotFound"), ("/away", 503, "Unavailable"), ("/nowhere", 404, "HTTPNotFound")]
 )

@@ -46,12 +46,14 @@ class SharedFile:
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> SharedFile:
-        """Map an existing file. Raises NotFound when its writer has not made it yet."""
+        """Map an existing file. Raises NotFound when its writer has not made it yet, or has not yet given it room."""
         try:
             fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         except FileNotFoundError as error:
             raise NotFound(f"{path} does not exist yet.") from error
         try:
+            if not os.fstat(fd).st_size:
+                raise NotFound(f"{path} has no room yet.")
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             return cls(path, mmap.mmap(fd, 0, access=access), writable=writable)
         finally:

@@ -78,9 +78,8 @@ class Publisher:
             current = SharedFile.open(path, writable=True)
             if len(current.words) >= at.CURRENT_WORDS and current.words[at.W_MAGIC] == at.MAGIC:
                 return current
-        except (NotFound, ValueError):
-            # an empty file cannot be mapped: made by a writer that died at this very moment
-            pass
+        except NotFound:
+            pass  # none yet, or an empty one of a writer that died while it made it
         current = SharedFile.create(path, at.CURRENT_WORDS * 8)
         current.words[at.W_MAGIC] = at.MAGIC
         return current

@@ -85,3 +85,10 @@ def test_a_replaced_shared_file_leaves_old_readers_undisturbed(tmp_path: Path) -
 def test_a_missing_shared_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         SharedFile.open(tmp_path / "none")
+
+
+def test_a_shared_file_that_has_no_room_yet_is_one_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "counts.bin"
+    path.touch()
+    with pytest.raises(NotFound, match="no room yet"):
+        SharedFile.open(path)

@@ -160,9 +160,9 @@ class Tracker:
 
     def _other_boot(self) -> list[Instruction]:
         self.restarts += 1
-        held = self._held
+        held, held_bytes = self._held, self._held_bytes
         self._reset()
-        self._held = held
+        self._held, self._held_bytes = held, held_bytes
         return [Forget("the engine restarted"), *self._ask()]
 
     def _resume(self, *, stuck: bool) -> list[Instruction]:

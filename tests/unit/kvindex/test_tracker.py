@@ -108,6 +108,13 @@ def test_an_ordered_start_over_forgets_and_replays() -> None:
     assert [type(instruction) for instruction in instructions] == [Forget, AskReplay]
 
 
+def test_what_is_held_over_a_restart_still_counts_against_the_room_for_it() -> None:
+    play = Play()
+    play("connected end l0a connected l1b l2b end")
+    assert len(play.tracker._held) == 2
+    assert play.tracker._held_bytes == sum(len(payload) for _, payload in play.tracker._held)
+
+
 @given(st.lists(st.sampled_from(["lose", "live", "twice", "reconnect", "restart"]), max_size=40))
 def test_whatever_is_lost_the_result_is_this_boot_in_order(happenings: list[str]) -> None:
     """An engine that keeps all its messages: after the last replay, what we applied since the last forget is exactly its history."""

@@ -2,6 +2,7 @@
 
 A batch stays at the head of the queue until the server has acknowledged it; a lost acknowledgement means that it is sent twice, and
 the history drops doubles by id. While the server is away the newest `kept_records` are kept and the loss of older ones is counted.
+A record that cannot be written is dropped and counted: it must not hold up those behind it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from backend.api.decisions import DecisionRecord
 from backend.core.settings import RecordSettings
 from backend.gateway.classify import Evidence, classify
-from backend.history.records import FIELD, encode_batch
+from backend.history.records import FIELD, encode_batch, encode_record
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +28,31 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 5.0
 SEND_TIMEOUT_S = 5.0
 CountLoss = Callable[[int], None]
 Counters = Callable[[str], tuple[int, int]]
+TellSettled = Callable[[DecisionRecord], None]
+_UNWRITABLE = (OverflowError, TypeError, ValueError, msgspec.MsgspecError)
 
 
 class RecordPublisher:
     """`put` from the request path; `run` as a supervised task; `flush` once at the end."""
 
-    def __init__(self, settings: RecordSettings, worker: int, *, lost: CountLoss, counters: Counters) -> None:
+    def __init__(
+        self, settings: RecordSettings, worker: int, *, lost: CountLoss, counters: Counters, settled: TellSettled = lambda _: None
+    ) -> None:
+        """`settled` is told once of each record that was put as doubtful, when its class is final."""
         self._settings = settings
         self._worker = worker
         self._lost = lost
         self._counters = counters
+        self._settled = settled
         self._queue: deque[DecisionRecord] = deque()
         self._doubtful: dict[str, Evidence] = {}
         self._full = asyncio.Event()
         self._client: redis.asyncio.Redis | None = None
         self._sending = asyncio.Lock()
+        self._under_way: frozenset[str] = frozenset()
+        """Ids of the batch that is being sent."""
+        self._left_under_way = 0
+        """Records of that batch that had to leave the full queue: lost only if the server does not take the batch."""
         self.away = False
         """The server does not answer."""
 
@@ -50,9 +62,7 @@ class RecordPublisher:
     def put(self, record: DecisionRecord) -> None:
         queue = self._queue
         if len(queue) >= self._settings.kept_records:
-            self._doubtful.pop(queue.popleft().id, None)
-            if self._settings.redis_url:
-                self._lost(1)
+            self._drop_oldest()
         queue.append(record)
         if len(queue) >= self._settings.batch_records and not self.away:
             self._full.set()
@@ -60,8 +70,20 @@ class RecordPublisher:
     def put_doubtful(self, record: DecisionRecord, evidence: Evidence) -> None:
         """A record whose hit nothing explains yet: the pod's events may be a moment behind its answer, so it is looked at again
         when its batch is sent."""
-        self._doubtful[record.id] = evidence
+        if self._settings.redis_url:
+            self._doubtful[record.id] = evidence
+        else:
+            self._settled(record)
         self.put(record)
+
+    def _drop_oldest(self) -> None:
+        oldest = self._queue.popleft()
+        if self._doubtful.pop(oldest.id, None) is not None:
+            self._settled(oldest)
+        if oldest.id in self._under_way:
+            self._left_under_way += 1
+        elif self._settings.redis_url:
+            self._lost(1)
 
     async def run(self) -> None:
         if not self._settings.redis_url:
@@ -87,6 +109,7 @@ class RecordPublisher:
             if self._queue:
                 log.error("%d decision records are lost: the stream server does not answer", len(self._queue))
                 self._lost(len(self._queue))
+                self._settle(list(self._queue))
         if self._client is not None:
             await self._client.aclose()
 
@@ -96,13 +119,7 @@ class RecordPublisher:
             while self._queue:
                 batch = list(islice(self._queue, self._settings.batch_records))
                 self._settle(batch)
-                try:
-                    async with asyncio.timeout(SEND_TIMEOUT_S):
-                        await self._send(batch)
-                except (RedisError, OSError, TimeoutError) as error:
-                    if not self.away:
-                        self.away = True
-                        log.warning("decision records cannot be sent, the newest %d are kept: %s", self._settings.kept_records, error)
+                if not await self._sent(batch):
                     return False
                 self._remove(batch)
             if self.away:
@@ -110,11 +127,51 @@ class RecordPublisher:
                 log.info("decision records are sent again")
             return True
 
+    async def _sent(self, batch: list[DecisionRecord]) -> bool:
+        self._under_way = frozenset(record.id for record in batch)
+        taken = False
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._send(batch)
+            taken = True
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self.away:
+                self.away = True
+                log.warning("decision records cannot be sent, the newest %d are kept: %s", self._settings.kept_records, error)
+        finally:
+            if self._left_under_way and not taken:
+                self._lost(self._left_under_way)
+            self._under_way, self._left_under_way = frozenset(), 0
+        return taken
+
     async def _send(self, batch: list[DecisionRecord]) -> None:
         if self._client is None:
             self._client = redis.asyncio.Redis.from_url(self._settings.redis_url, socket_timeout=SEND_TIMEOUT_S, socket_connect_timeout=2.0)
-        fields: dict[str | bytes, bytes | int] = {FIELD: encode_batch(batch), b"worker": self._worker}
+        try:
+            encoded = encode_batch(batch)
+        except _UNWRITABLE:
+            batch = self._without_unwritable(batch)
+            if not batch:
+                return
+            encoded = encode_batch(batch)
+        fields: dict[str | bytes, bytes | int] = {FIELD: encoded, b"worker": self._worker}
         await self._client.xadd(self._settings.stream, fields, maxlen=self._settings.stream_batches, approximate=True)  # type: ignore[arg-type]
+
+    def _without_unwritable(self, batch: list[DecisionRecord]) -> list[DecisionRecord]:
+        """What of `batch` can be written; the rest leaves the queue at once, so that it is counted once however often this is tried."""
+        good: list[DecisionRecord] = []
+        bad: set[str] = set()
+        for record in batch:
+            try:
+                encode_record(record)
+            except _UNWRITABLE as error:
+                bad.add(record.id)
+                log.error("the record of request %s cannot be written and is lost: %s", record.id, error)
+            else:
+                good.append(record)
+        self._queue = deque(record for record in self._queue if record.id not in bad)
+        self._lost(len(bad))
+        return good
 
     def _remove(self, batch: list[DecisionRecord]) -> None:
         """Take off the queue what was sent; its head may have been dropped meanwhile."""
@@ -130,3 +187,4 @@ class RecordPublisher:
             if evidence is not None:
                 evidence.stored_after, evidence.removed_after = self._counters(record.chosen)
                 record.hit_class = classify(record.predicted_tokens, record.cached_tokens, record.block_size, evidence)
+                self._settled(record)

@@ -189,15 +189,7 @@ async def test_an_orderly_end_lets_a_stream_finish(tmp_path: Path) -> None:
 
 async def test_every_record_reaches_the_stream_even_over_a_restart_of_its_server(tmp_path: Path, valkey: Valkey) -> None:
     async with processes(tmp_path, valkey.url) as (gateway, _):
-        first = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(20)]
-        await asyncio.sleep(0.5)
-        valkey.kill()
-        second = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(20)]
-        await asyncio.sleep(0.5)
-        valkey.start()
-        third = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(5)]
         server = redis.Redis.from_url(valkey.url)
-        wanted = set(first[:0] + second + third)
 
         def arrived() -> set[str]:
             try:
@@ -206,6 +198,14 @@ async def test_every_record_reaches_the_stream_even_over_a_restart_of_its_server
                 return set()
             return {record.id for _, fields in entries for record in decode_batch(fields)}
 
+        first = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(20)]
+        await until(lambda: set(first) <= arrived(), gateway.log)
+        valkey.kill()
+        second = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(20)]
+        await until(lambda: "decision records cannot be sent" in gateway.log.read_text(), gateway.log)
+        valkey.start()
+        third = [(await ask(gateway.port, completion())).headers["request-id"] for _ in range(5)]
+        wanted = set(first + second + third)
         await until(lambda: wanted <= arrived(), gateway.log)
         server.close()
 

@@ -151,6 +151,14 @@ def children(pid: int) -> list[int]:
     return [child for child, fields in _all() if int(fields[1]) == pid and fields[0] not in ("Z", "X")]
 
 
+def session_of(pid: int) -> int:
+    """Number of the process that leads its session; 0 when there is no such process."""
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return 0
+
+
 def environment(pid: int) -> dict[str, str]:
     """The environment that the process was started with; empty when we may not see it."""
     pairs = (entry.decode(errors="replace").partition("=") for entry in _environment(pid) if entry)

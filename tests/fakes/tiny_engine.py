@@ -1,6 +1,6 @@
 """The smallest thing that can be a pod: answers /health, obeys SIGTERM, and misbehaves on demand. For tests of the pod runtime only.
 
-`python -m tests.fakes.tiny_engine --host H --port N [--crash-after S] [--ignore-term] [--hang-file FILE] [--say TEXT]`
+`python -m tests.fakes.tiny_engine --host H --port N [--crash-after S] [--ignore-term] [--hang-file FILE] [--say TEXT] [--worker yes]`
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ async def serve(given: argparse.Namespace) -> None:
         writer.close()
 
     print(given.say, flush=True)
+    if given.worker:
+        await asyncio.create_subprocess_exec("sleep", "60")  # as an engine starts a process a GPU; ended with our group
     server = await asyncio.start_server(answer, given.host, given.port)
     if given.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--crash-after", type=float)
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--hang-file", type=Path)
+    parser.add_argument("--worker")
     parser.add_argument("--say", default="tiny engine")
     asyncio.run(serve(parser.parse_args()))
 

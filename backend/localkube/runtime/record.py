@@ -80,5 +80,8 @@ def former_spec(pod: Pod) -> PodSpec:
 
 
 def strays(stack: str, known: set[int]) -> list[int]:
-    """Pods of this stack that no record names: left by a runtime that was killed between starting and writing."""
-    return [pid for pid in processes.of_stack(stack) if pid not in known and POD in processes.environment(pid)]
+    """Pods of this stack that no record names: left by a runtime that was killed between starting and writing.
+
+    A pod leads a session, so what it started itself (an engine's workers) belongs to it and is none.
+    """
+    return [pid for pid in processes.of_stack(stack) if processes.session_of(pid) not in known and POD in processes.environment(pid)]

@@ -196,7 +196,7 @@ async def test_pods_of_a_killed_runtime_are_adopted_without_a_moment_of_not_read
             options = helper.options
         first = PodRuntime(options, tasks)
         first.want(specs)
-        await until(all_ready(first, 3))
+        await until(lambda: [pod.ready for pod in in_file(tmp_path).values()] == [True] * 3)
         before = {pod.name: pod.pid for pod in first.pods()}
         await _abandon(first)
     changed = (spec("tiny-0"), spec("tiny-1", say="new"))
@@ -211,6 +211,26 @@ async def test_pods_of_a_killed_runtime_are_adopted_without_a_moment_of_not_read
         os.kill(before["tiny-0"], signal.SIGKILL)  # adopted ones are watched like our own
         await until(lambda: not second.pods()[0].ready)
         await until(all_ready(second, 2))
+
+
+async def test_the_processes_of_an_adopted_pod_stay_together(tmp_path, caplog):
+    many = spec(worker="yes")
+    async with Supervisor("first") as tasks:
+        async with running(tmp_path) as helper:
+            options = helper.options
+        first = PodRuntime(options, tasks)
+        first.want([many])
+        await until(lambda: [pod.ready for pod in in_file(tmp_path).values()] == [True])
+        leader = first.pods()[0].pid
+        await until(lambda: processes.children(leader))
+        (worker,) = processes.children(leader)
+        await _abandon(first)
+    async with running(tmp_path, adopt=(many,), space=options.space) as second:
+        assert second.pods()[0].pid == leader
+        assert "no record names" not in caplog.text
+        assert processes.alive(worker)
+        second.want([])
+        await until(lambda: not processes.alive(worker))
 
 
 async def test_a_process_that_only_has_the_number_of_a_pod_is_not_adopted(tmp_path):

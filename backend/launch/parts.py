@@ -134,7 +134,9 @@ def _valkey(layout: Layout, secrets: Secrets, server: Path) -> Part:
         f"requirepass {secrets.valkey_password}",
         f'dir "{layout.state / "valkey"}"',
         "appendonly yes",
-        "appendfsync everysec",
+        # With `everysec` the server may answer XADD while the entry is only in its own memory (it postpones the write when the
+        # disk is busy), so a kill would lose what it acknowledged. The gateway sends a few batches a second: syncing each is cheap.
+        "appendfsync always",
         'save ""',
         "daemonize no",
         "loglevel warning",

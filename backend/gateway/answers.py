@@ -12,7 +12,7 @@ import msgspec
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
-_CODES = {401: "invalid_api_key", 503: "service_unavailable"}
+CODES = {401: "invalid_api_key", 503: "service_unavailable"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -93,7 +93,7 @@ def wrong_method(method: str, allowed: str) -> Problem:
 
 
 def bad_api_key() -> Problem:
-    return Problem(401, "Incorrect API key provided", code="invalid_api_key", param="api_key")
+    return Problem(401, "Incorrect API key provided", code=CODES[401], param="api_key")
 
 
 def invalid_body(message: str = "error processing request body", param: str | None = None) -> Problem:
@@ -106,16 +106,25 @@ def unknown_model(model: str) -> Problem:
 
 
 def no_ready_pod(model: str) -> Problem:
-    return Problem(503, f"error on getting pods for model {model}", header="x-error-no-model-backends: true", code="service_unavailable")
+    return Problem(503, f"error on getting pods for model {model}", header="x-error-no-model-backends: true", code=CODES[503])
 
 
 def bad_strategy(strategy: str) -> Problem:
     return Problem(400, f"incorrect routing strategy {strategy}", header="x-error-routing: true")
 
 
+def bad_filter(what: str) -> Problem:
+    return Problem(400, f"incorrect external-filter: {what}", header="x-error-routing: true")
+
+
+def nothing_passes(selector: str) -> Problem:
+    """Pods there are, but none that the request's filter lets through."""
+    return no_pod_answers(f"no ready pod has the labels that external-filter asks for: {selector[:256]}")
+
+
 def no_pod_answers(detail: str) -> Problem:
     """Every pod that was tried failed before its first byte."""
-    return Problem(503, f"error on selecting target pod: {detail}", header="x-error-routing: true", code="service_unavailable")
+    return Problem(503, f"error on selecting target pod: {detail}", header="x-error-routing: true", code=CODES[503])
 
 
 def bad_gateway(detail: str) -> Problem:
@@ -129,10 +138,6 @@ def gateway_timeout(detail: str) -> Problem:
 def unreadable_answer() -> Problem:
     """A complete 200 whose body is not JSON."""
     return Problem(500, "upstream response is not JSON", header="x-error-response-unmarshal: true")
-
-
-def stopping() -> Problem:
-    return Problem(503, "gateway is stopping", code="service_unavailable", close=True)
 
 
 def internal(log_id: str) -> Problem:

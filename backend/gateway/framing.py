@@ -45,7 +45,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return msgspec.structs.replace(self, forward=b"".join(line + b"\r\n" for line in lines), length=UNTIL_CLOSE)
 
 
-def parse_head(raw: bytes, *, head_request: bool = False) -> ResponseHead:
+def parse_head(raw: bytes) -> ResponseHead:
     """`raw` is everything before the empty line. Raises WireError with the reason `bad_status_line`, `bad_header` or `bad_length`."""
     lines = raw.split(b"\r\n")
     found = _STATUS_LINE.match(lines[0])
@@ -85,17 +85,17 @@ def parse_head(raw: bytes, *, head_request: bool = False) -> ResponseHead:
     return ResponseHead(
         status=status,
         forward=b"".join(kept),
-        length=_body_length(status, length, chunked, head_request),
+        length=_body_length(status, length, chunked),
         keep_alive=keep_alive,
         event_stream=event_stream,
         retry_after=retry_after,
     )
 
 
-def _body_length(status: int, length: bytes | None, chunked: bool, head_request: bool) -> int:
+def _body_length(status: int, length: bytes | None, chunked: bool) -> int:
     if chunked and length is not None:
         raise WireError("bad_length", "the pod's answer has both Content-Length and Transfer-Encoding")
-    if head_request or status in (204, 304) or status < 200:
+    if status in (204, 304) or status < 200:
         return 0
     if chunked:
         return CHUNKED

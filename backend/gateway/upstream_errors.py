@@ -25,15 +25,14 @@ def normalise(status: int, body: bytes, retry_after: bytes = b"") -> tuple[int, 
     found = _error_object(value)
     if found is None:
         text = _FIXED.get(status) or body[:8192].decode("utf-8", "replace").strip() or answers.error_type(status)
-        code = {401: "invalid_api_key", 503: "service_unavailable"}.get(status)
         status = status if status >= 400 else 500
-        rendered = answers.error_body(status, text, code=code)
+        rendered = answers.error_body(status, text, code=answers.CODES.get(status))
     else:
         if status < 400:
             status = _status_in(found)
         code_value = found.get("code")
         if code_value is None and status == 401:
-            code_value = "invalid_api_key"
+            code_value = answers.CODES[status]
         error = {
             "message": str(found.get("message", "unknown response")),
             "type": found.get("type") or answers.error_type(status),

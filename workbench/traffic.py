@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from backend.api.decisions import client_id
 from workbench import _show
 from workbench.errors import NotFound, UsageError
 
@@ -186,8 +187,8 @@ async def _classes(client: AsyncWorkbench, ids: set[str], since: float) -> dict[
     while len(found) < len(ids):
         page = await client.router.decisions(PAGE, before=before)
         for record in page:
-            if record.id in ids:
-                found[record.id] = record.hit_class
+            if (name := client_id(record.id)) in ids:
+                found.setdefault(name, record.hit_class)
         # A second of grace: the gateway's clock may differ from ours when it runs elsewhere.
         if page.next is None or not len(page) or page[-1].at < since - 1.0:
             break

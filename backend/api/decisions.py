@@ -14,6 +14,9 @@ Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Moment = Annotated[float, msgspec.Meta(ge=0.0, le=250e9)]
 """Seconds since 1970, up to the last year that calendars of programs know (9999)."""
 
+TRACE_DIGITS = 32
+"""Hex digits of a trace id; the gateway's own ids have 16."""
+
 Outcome = Literal["ok", "client_gone", "upstream_error", "upstream_reset", "timeout", "refused", "aborted", "truncated"]
 """refused: by the gateway itself; aborted: the engine was draining; truncated: the engine went away in mid-answer."""
 
@@ -71,6 +74,21 @@ class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Arrival to last byte."""
     request_bytes: Count = 0
     response_bytes: Count = 0
+
+
+def client_id(record_id: str) -> str:
+    """The `request-id` that the client of a record saw: the trace alone when it sent a `traceparent`, which may have many requests.
+
+    >>> client_id("0af7651916cd43dd8448eb211c80319c-7d1e88f0"), client_id("5f0c9a0b1d2e3f40")
+    ('0af7651916cd43dd8448eb211c80319c', '5f0c9a0b1d2e3f40')
+    """
+    head, dash, _ = record_id.partition("-")
+    return head if dash and is_trace(head) else record_id
+
+
+def is_trace(request_id: str) -> bool:
+    """Whether a `request-id` is a trace's and not one of the gateway's own."""
+    return len(request_id) == TRACE_DIGITS and all(digit in "0123456789abcdef" for digit in request_id)
 
 
 class DecisionPage(msgspec.Struct, kw_only=True):

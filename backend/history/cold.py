@@ -59,13 +59,13 @@ class ColdDecisions:
 
     def page(self, wanted: Filter, limit: int, before: Key = NEWEST) -> list[DecisionRecord]:
         """At most `limit` matching decisions older than `before`, newest first."""
-        return frames.decision_records(self._steady(lambda: self._newest(wanted, limit, before)))
+        return frames.decision_records(self._steady(lambda: self._newest(_conditions(wanted, before), limit, before)))
 
     def newest(self, limit: int) -> list[bytes]:
         """The newest decisions encoded, newest first. Row by row in slices: as objects, 20,000 rows would take 60 MB for good."""
         if not files.listing(self.folder):
             return []
-        table = self._steady(lambda: self._newest(Filter(), limit, NEWEST))
+        table = self._steady(lambda: self._newest([], limit))
         return [records.encode_record(record) for part in table.iter_slices(SLICE_ROWS) for record in frames.decision_records(part)]
 
     def get(self, record_id: str) -> DecisionRecord | None:
@@ -79,6 +79,14 @@ class ColdDecisions:
             return pl.DataFrame(schema=frames.decisions_schema())
 
         found = frames.decision_records(self._steady(look))
+        return found[0] if found else None
+
+    def of_trace(self, trace: str) -> DecisionRecord | None:
+        """The newest decision whose id is `trace` with a part of its own behind it."""
+        import polars as pl
+
+        newest = self._steady(lambda: self._newest([pl.col("id").str.starts_with(f"{trace}-")], 1))
+        found = frames.decision_records(newest)
         return found[0] if found else None
 
     def known(self, record_ids: set[str], oldest_us: int, newest_us: int) -> set[str]:
@@ -113,8 +121,8 @@ class ColdDecisions:
 
         return self._steady(look)
 
-    def _newest(self, wanted: Filter, limit: int, before: Key) -> pl.DataFrame:
-        """Newest first, looking into no more files than needed."""
+    def _newest(self, conditions: list[pl.Expr], limit: int, before: Key = NEWEST) -> pl.DataFrame:
+        """Matching rows, newest first, looking into no more files than needed."""
         import polars as pl
 
         best = pl.DataFrame(schema=frames.decisions_schema())
@@ -123,7 +131,7 @@ class ColdDecisions:
                 break
             if file.oldest_us > before.at_us:
                 continue
-            rows = self._file_page(file.path, _conditions(wanted, before), limit)
+            rows = self._file_page(file.path, conditions, limit)
             if rows is not None and rows.height:
                 best = pl.concat([best, rows]).unique("id", keep="any").sort("at", "id", descending=True).head(limit)
         return best

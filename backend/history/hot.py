@@ -92,6 +92,12 @@ class HotDecisions:
         entry = self._by_id.get(record_id)
         return records.decode_record(entry.raw) if entry is not None else None
 
+    def of_trace(self, trace: str) -> DecisionRecord | None:
+        """The newest decision whose id is `trace` with a part of its own behind it."""
+        begin = f"{trace}-"
+        raw = next((entry.raw for entry in reversed(self._entries) if entry.key.id.startswith(begin)), None)
+        return records.decode_record(raw) if raw is not None else None
+
     def page(self, wanted: Filter, limit: int, before: Key = NEWEST) -> list[DecisionRecord]:
         """At most `limit` matching decisions older than `before`, newest first."""
         return list(islice(self._matching(wanted, before), limit))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, is_trace
 from backend.core import memory
 from backend.core.clock import Clock, SystemClock
 from backend.core.errors import EnvironmentProblem, NotFound, Unavailable, WireError
@@ -112,10 +112,13 @@ class History:
         return newest[:limit], cursor(key_of(newest[limit - 1])) if more else None
 
     async def get(self, record_id: str) -> DecisionRecord:
-        """Raises NotFound."""
-        found = self.hot.get(record_id)
-        if found is None and self.hot.floor != OLDEST:
-            found = await asyncio.to_thread(self.cold.get, record_id)
+        """By the record's id, or the newest of a trace: its id is all that a client with a `traceparent` knows. Raises NotFound."""
+        ways = [(self.hot.get, self.cold.get)] + ([(self.hot.of_trace, self.cold.of_trace)] if is_trace(record_id) else [])
+        found = None
+        for hot, cold in ways:
+            found = found or hot(record_id)
+            if found is None and self.hot.floor != OLDEST:
+                found = await asyncio.to_thread(cold, record_id)
         if found is None:
             raise NotFound(f"No decision has the id {record_id!r}.", fix="Ids are in the `request-id` header and in the list of decisions.")
         return found

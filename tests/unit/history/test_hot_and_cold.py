@@ -207,3 +207,35 @@ async def test_a_file_without_a_writable_row_is_not_written(tmp_path):
     kind._unwritten.append(entry)
     assert await kind.flush()
     assert (kind.counters.files, kind.counters.unreadable, files.listing(tmp_path)) == (0, 1, [])
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+"""What a client got as its request-id when it sent a `traceparent`; the records of its requests end in a part of their own."""
+
+
+@pytest.mark.parametrize("kept", [100, 0], ids=["in_memory", "in_files"])
+async def test_a_trace_finds_its_newest_request(tmp_path, kept):
+    kind = history(tmp_path, kept=kept)
+    await take(kind, [record(1, id=f"{TRACE}-00000001"), record(3, id=f"{TRACE}-00000003"), record(4)])
+    await kind.flush()
+    await take(kind, [record(2, id=f"{TRACE}-00000002")])
+    await kind.flush()
+    assert (await kind.get(TRACE)).id == f"{TRACE}-00000003"
+    assert (await kind.get(f"{TRACE}-00000001")).at == AT + 1
+
+
+@pytest.mark.parametrize("asked", [TRACE[:31], TRACE[:31] + "x", TRACE + "-", "r0000000", ""])
+async def test_only_whole_traces_stand_for_other_ids(tmp_path, asked):
+    kind = history(tmp_path, kept=1)
+    await take(kind, [record(1, id=f"{TRACE}-00000001"), record(2, id=f"{TRACE}-00000002")])
+    await kind.flush()
+    with pytest.raises(NotFound):
+        await kind.get(asked)
+
+
+async def test_an_older_request_of_a_trace_in_memory_wins_over_none(tmp_path):
+    kind = history(tmp_path, kept=1)
+    await take(kind, [record(1, id=f"{TRACE}-00000001"), *many(4, first=2)])
+    await kind.flush()
+    assert len(kind.hot) == 1
+    assert (await kind.get(TRACE)).at == AT + 1

@@ -17,6 +17,15 @@ def test_predictions_are_checked_against_the_decision_records(stack, fake):
     assert "66.67% within one block of 3" in repr(replayed)
 
 
+def test_requests_that_a_proxy_gave_a_trace_are_found_too(stack, fake, monkeypatch):
+    # The client sees the trace alone; the gateway's record has a part of its own behind it, since a trace may have many requests.
+    traces = [f"{number:032x}" for number in range(3)]
+    monkeypatch.setattr(traffic, "SETTLE_S", 0.0)
+    fake.decisions = [decision(at, id=f"{trace}-0000000{at}", at=9e9 + at, hit_class="exact") for at, trace in enumerate(traces)]
+    found = stack.workbench._loop.run(traffic.predictions(stack.workbench._core, set(traces), 0.0))
+    assert (found.classes, found.missing) == ({"exact": 3}, 0)
+
+
 def test_records_that_never_come_are_counted(stack, fake, monkeypatch):
     monkeypatch.setattr(traffic, "SETTLE_S", 0.0)
     fake.decisions = []

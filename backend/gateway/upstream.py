@@ -102,8 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         except WireError as error:
             self._fail("garbage", error.message)
         except Exception:
-            log.exception("handling an answer of %s failed", self._pool.address)
-            self._fail("internal", "internal error")
+            self._broken()
 
     def eof_received(self) -> bool:
         return False
@@ -113,8 +112,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             return
         if self._head is not None and self._left == UNTIL_CLOSE and exc is None:
-            sink, self._sink = self._sink, None
-            sink.on_data(b"", True)
+            try:
+                self._sink.on_data(b"", True)
+            except Exception:
+                self._broken()
+            self._sink = None
         else:
             self._fail("reset", "the pod closed the connection" if exc is None else f"{type(exc).__name__} from the pod")
 
@@ -152,15 +154,15 @@ class UpstreamConnection(asyncio.Protocol):
         if head.length == CHUNKED:
             self._walker = ChunkWalker()
         body, ended = self._take(rest)
+        sink.on_head(head, body, ended)
         if ended:
             self._finish(len(rest) - len(body))
-        sink.on_head(head, body, ended)
 
     def _read_body(self, sink: Sink, data: bytes) -> None:
         body, ended = self._take(data)
+        sink.on_data(body, ended)
         if ended:
             self._finish(len(data) - len(body))
-        sink.on_data(body, ended)
 
     def _take(self, data: bytes) -> tuple[bytes, bool]:
         """What of `data` belongs to this answer, and whether it ends there."""
@@ -180,6 +182,7 @@ class UpstreamConnection(asyncio.Protocol):
         return data, False
 
     def _finish(self, surplus: int) -> None:
+        """The sink has taken all of its answer: only now may another request have the connection."""
         head = cast(ResponseHead, self._head)
         self._sink = None
         if surplus:
@@ -190,6 +193,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.resume()
         self.reused = True
         self._pool.give_back(self)
+
+    def _broken(self) -> None:
+        log.exception("handling an answer of %s failed", self._pool.address)
+        self._fail("internal", "internal error")
 
     def _fail(self, kind: FailureKind, detail: str) -> None:
         sink, self._sink = self._sink, None

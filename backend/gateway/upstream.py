@@ -102,7 +102,8 @@ class UpstreamConnection(asyncio.Protocol):
         except WireError as error:
             self._fail("garbage", error.message)
         except Exception:
-            self._broken()
+            log.exception("handling an answer of %s failed", self._pool.address)
+            self._fail("internal", "internal error")
 
     def eof_received(self) -> bool:
         return False
@@ -115,7 +116,8 @@ class UpstreamConnection(asyncio.Protocol):
             try:
                 self._sink.on_data(b"", True)
             except Exception:
-                self._broken()
+                log.exception("handling the end of an answer of %s failed", self._pool.address)
+                self._fail("internal", "internal error")
             self._sink = None
         else:
             self._fail("reset", "the pod closed the connection" if exc is None else f"{type(exc).__name__} from the pod")
@@ -193,10 +195,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.resume()
         self.reused = True
         self._pool.give_back(self)
-
-    def _broken(self) -> None:
-        log.exception("handling an answer of %s failed", self._pool.address)
-        self._fail("internal", "internal error")
 
     def _fail(self, kind: FailureKind, detail: str) -> None:
         sink, self._sink = self._sink, None

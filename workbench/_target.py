@@ -26,7 +26,7 @@ class Target:
     """`release` ends what was started for this workbench, and nothing else."""
 
     control: str
-    token: str = ""
+    token: str = field(default="", repr=False)
     endpoints: Endpoints | None = None
     release: Callable[[], None] = field(default=lambda: None, compare=False)
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from backend.core.errors import ConfigError
 
 T = TypeVar("T")
+_SECRET = ("token", "password", "secret", "url")
 PREFIX = "WORKBENCH__"
 _DURATION = re.compile(r"^\s*([0-9.]+)\s*(ms|s|m|h|d)\s*$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -77,7 +78,7 @@ def _overlay(data: dict[str, Any], env: Mapping[str, str], prefix: str) -> None:
 
 def _build(kind: type, data: Any, path: tuple[str, ...]) -> object:
     if not isinstance(data, dict):
-        raise _FieldError(path, f"must be a table, not {data!r}")
+        raise _FieldError(path, f"must be a table, not {_shown(data, path)}")
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in data:
@@ -106,16 +107,16 @@ def _convert(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
         return _convert(next(arg for arg in typing.get_args(kind) if arg is not type(None)), value, path)
     if origin is typing.Literal:
         if value not in typing.get_args(kind):
-            raise _FieldError(path, f"is {value!r}", f"Choose one of: {', '.join(map(str, typing.get_args(kind)))}.")
+            raise _FieldError(path, f"is {_shown(value, path)}", f"Choose one of: {', '.join(map(str, typing.get_args(kind)))}.")
         return value
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list):
-            raise _FieldError(path, f"must be a list, not {value!r}")
+            raise _FieldError(path, f"must be a list, not {_shown(value, path)}")
         return tuple(_convert(typing.get_args(kind)[0], item, (*path, str(at))) for at, item in enumerate(items))
     if origin is dict:
         if not isinstance(value, dict):
-            raise _FieldError(path, f"must be a table, not {value!r}")
+            raise _FieldError(path, f"must be a table, not {_shown(value, path)}")
         return {str(key): _convert(typing.get_args(kind)[1], item, (*path, str(key))) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, path)
@@ -128,7 +129,7 @@ def _scalar(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
             return value
         if isinstance(value, str) and value.lower() in ("true", "1", "yes", "false", "0", "no"):
             return value.lower() in ("true", "1", "yes")
-        raise _FieldError(path, f"must be true or false, not {value!r}")
+        raise _FieldError(path, f"must be true or false, not {_shown(value, path)}")
     if kind is float:
         if isinstance(value, str) and (found := _DURATION.match(value)):
             return float(found[1]) * _SECONDS[found[2]]
@@ -141,7 +142,7 @@ def _scalar(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
         return Path(value).expanduser()
     if kind is str and isinstance(value, str):
         return value
-    raise _FieldError(path, f"must be {getattr(kind, '__name__', kind)}, not {value!r}")
+    raise _FieldError(path, f"must be {getattr(kind, '__name__', kind)}, not {_shown(value, path)}")
 
 
 def _number(kind: type, value: Any, path: tuple[str, ...], wanted: str) -> Any:
@@ -150,7 +151,13 @@ def _number(kind: type, value: Any, path: tuple[str, ...], wanted: str) -> Any:
             raise ValueError
         return kind(value)
     except (TypeError, ValueError):
-        raise _FieldError(path, f"must be {wanted}, not {value!r}") from None
+        raise _FieldError(path, f"must be {wanted}, not {_shown(value, path)}") from None
+
+
+def _shown(value: Any, path: tuple[str, ...]) -> str:
+    """`value` for an error message: these end in logs and on screens, which is no place for a secret."""
+    name, text = ".".join(path).lower(), repr(value)
+    return "the value given" if any(word in name for word in _SECRET) or "://" in text else text
 
 
 def _line_of(text: str, path: tuple[str, ...]) -> int:

@@ -109,7 +109,7 @@ class LimitSettings:
 class RecordSettings:
     """Decision records on their way to the history."""
 
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)
     """Stream server, such as redis://127.0.0.1:6379/0; empty keeps records in the worker only."""
     stream: str = "workbench:decisions"
     """Stream of batches."""
@@ -136,7 +136,7 @@ class GatewaySettings:
     """Pods by name; used when `fleet.file` is empty."""
     shared: Path | None = None
     """Folder of the stack's shared files: the fleet table, counts, and the prefix index. Empty: a temporary one, no index."""
-    auth_token: str = ""
+    auth_token: str = field(default="", repr=False)
     """When set, clients must send it as a bearer token (AIBRIX_AUTH_BEARER_TOKEN)."""
 
 

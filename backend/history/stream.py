@@ -1,7 +1,7 @@
 """The Redis stream of decision batches, as a consumer group reads it. Owns commands and their oddities, decides nothing.
 
-Delivery is at least once: an entry stays pending until `acknowledge`, over a `kill -9` of the reader and of the server (Valkey
-writes its append-only file every second). What the reader must do about repeats is its own matter.
+Delivery is at least once: an entry stays pending until `acknowledge`, over a `kill -9` of the reader and of the server (ours
+syncs its append-only file before it answers). What the reader must do about repeats is its own matter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from backend.core.errors import ConfigError, Unavailable
+from backend.core.urls import masked
 from backend.history.records import CONSUMER, GROUP
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
@@ -40,7 +41,7 @@ class DecisionStream:
         self._redis = redis.Redis.from_url(
             url, socket_timeout=BLOCK_S + 3, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), single_connection_client=False
         )
-        self.url = _without_password(url)
+        self.url = masked(url)
 
     async def open(self) -> None:
         """Make the group if it is not there. From the stream's beginning: what was sent before us belongs to us too."""
@@ -124,15 +125,11 @@ def check_url(url: str) -> None:
     """Raises ConfigError for what is no Redis URL, before anything connects."""
     try:
         parse_url(url)
-    except ValueError as error:
-        raise ConfigError(f"is not a Redis URL: {error}", field="records.redis_url", fix="Write redis://127.0.0.1:6379/0.") from None
+    except ValueError:
+        # without the reason: it may repeat a part of the password
+        raise ConfigError("is not a Redis URL", field="records.redis_url", fix="Write redis://127.0.0.1:6379/0.") from None
 
 
 def entry_time(entry_id: bytes) -> float:
     """When the server took the entry, seconds since 1970."""
     return int(entry_id.partition(b"-")[0]) / 1000
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

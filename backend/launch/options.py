@@ -24,7 +24,7 @@ class UpOptions:
     dashboard: bool = True
     traffic: bool = True
     exit_after_s: float | None = None
-    redis_url: str = field(default_factory=lambda: os.environ.get("REDIS_URL", ""))
+    redis_url: str = field(default_factory=lambda: os.environ.get("REDIS_URL", ""), repr=False)
     """A Valkey or Redis to use instead of starting one; the variable REDIS_URL unless given."""
     start_timeout_s: float = 60.0
     """Seconds until parts that are not ready fail the start."""

@@ -6,7 +6,7 @@ They start all at once: each waits for its peers by itself, which is what it mus
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ class Part:
     stop_stage: int = 0
     """Parts of a lower stage are gone before those of a higher one are asked."""
     config_file: Path | None = None
-    config: str = ""
+    config: str = field(default="", repr=False)
+    """Its text; may hold secrets."""
     foreign: bool = False
     """Not one of ours: it cannot watch the life pipe."""
     needs_sockets: bool = False
@@ -55,7 +56,7 @@ class Part:
 class Secrets:
     """What parts share and nobody else knows."""
 
-    valkey_password: str
+    valkey_password: str = field(repr=False)
 
 
 def redis_url(options: UpOptions, layout: Layout, secrets: Secrets) -> str:

@@ -59,13 +59,16 @@ def down(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Exit code 0 when a stack is ready, 1 otherwise."""
+    from msgspec import structs
+
     from backend.launch import stack
 
     state = _target.state_folder(arguments.state)
     found = stack.status(state)
     if found is None:
         raise NotConnected(f"No stack runs in {state}.", fix="Start one with `workbench up`, or name its folder with --state.")
-    _output.show(arguments, found, "\n".join([repr(found), *links(found.endpoints)]))
+    shown = found if found.endpoints is None else structs.replace(found, endpoints=found.endpoints.masked())
+    _output.show(arguments, shown, "\n".join([repr(found), *links(found.endpoints)]))
     return 0 if found.ready else 1
 
 

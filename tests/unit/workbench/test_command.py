@@ -13,6 +13,7 @@ import pytest
 from backend import launch
 from backend.api.endpoints import Endpoints
 from backend.launch import stack as launch_stack
+from backend.launch.model import StackStatus
 from backend.launch.options import Progress
 from tests.fakes.completions import completions
 from workbench import __main__ as command
@@ -151,6 +152,16 @@ def test_up_hands_its_options_to_the_launcher(monkeypatch, tmp_path, capsys):
 def test_links_name_what_there_is():
     endpoints = Endpoints(state="s", pid=1, control="http://c", gateway="http://g")
     assert stack_command.links(endpoints) == ["gateway    http://g", "control    http://c"]
+
+
+def test_status_shows_no_password(monkeypatch, tmp_path, capsys):
+    endpoints = Endpoints(state="s", pid=1, redis="redis://:hunter2@127.0.0.1:6379/0")
+    monkeypatch.setattr(launch_stack, "status", lambda state: StackStatus(state="s", ready=True, endpoints=endpoints))
+    for argv in (["status"], ["status", "--json"]):
+        assert command.main([*argv, "--state", str(tmp_path)]) == 0
+        shown = capsys.readouterr().out
+        assert "hunter2" not in shown
+    assert json.loads(shown)["endpoints"]["redis"] == "redis://:***@127.0.0.1:6379/0"
 
 
 def test_down_says_whether_there_was_a_stack(monkeypatch, tmp_path, capsys):

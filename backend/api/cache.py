@@ -34,7 +34,7 @@ class SourceState(msgspec.Struct, kw_only=True, omit_defaults=True):
     removed: int = 0
     cleared: int = 0
     skipped: dict[str, int] = {}
-    """Unreadable events by reason."""
+    """Events left out by reason: unreadable ones, and `unknown_parent` for blocks whose beginning was never seen."""
     blocks: int = 0
     """Blocks held now, as the index has it."""
     block_size: int = 0

@@ -166,10 +166,11 @@ def _source_health(source: SourceState, view: View) -> Iterator[Finding]:
         yield _finding(
             f"source-unreadable:{name}",
             "warning",
-            f"KV events of {source.pod} cannot be read",
+            f"Some KV events of {source.pod} are left out",
             source.pod,
-            cause=f"{skipped:g} events of the last 10 minutes were skipped ({reasons}).",
-            fix="Check that the engine's version is supported; `workbench doctor` prints an example.",
+            cause=f"{skipped:g} events of the last 10 minutes were skipped (since the start: {reasons}).",
+            fix="kvindex's /metrics counts them by reason (kvindex_source_skipped_total). Check that the engine's version is supported; "
+            "unknown_parent stands for blocks whose beginning was stored before anybody listened, and ends with the engine's restart.",
         )
     if source.lag_ms is not None and source.lag_ms > LAG_MS and view.now - source.last_event_at < 60:
         yield _finding(

@@ -48,7 +48,7 @@ class _Figures(Collector):
             for state in states:
                 counter.add_metric((state.pod, str(state.rank)), getattr(state, name))
             yield counter
-        skipped = CounterMetricFamily("kvindex_source_skipped", "Events that could not be read", labels=(*labels, "reason"))
+        skipped = CounterMetricFamily("kvindex_source_skipped", "Events left out, unreadable ones and others", labels=(*labels, "reason"))
         live = GaugeMetricFamily("kvindex_source_live", "1 while the source is live", labels=labels)
         lag = GaugeMetricFamily("kvindex_source_lag_seconds", "Engine's time stamp to indexed, newest message", labels=labels)
         for state in states:

@@ -175,6 +175,11 @@ class PrefixIndex(IndexReader):
             state = self._states.get((pod, rank))
             return overview.held_by(self._table, state) if state is not None else set()
 
+    def given_up(self, pod: str, rank: int = 0) -> int:
+        """Events that waited for their parent until others took their place."""
+        state = self._states.get((pod, rank))
+        return state.given_up if state is not None else 0
+
     @property
     def has_predecessor(self) -> bool:
         """Readers still look at a former writer's state."""

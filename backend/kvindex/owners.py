@@ -70,14 +70,14 @@ class OwnerState:
     domain: Domain
     copies: Words = field(default_factory=new_map)
     parked: deque[ParkedEvent] = field(default_factory=deque)
-    parked_dropped: int = 0
+    given_up: int = 0
     """Events that found no room among the parked ones."""
 
     def park(self, event: ParkedEvent) -> None:
         self.parked.append(event)
         while len(self.parked) > PARKED_EVENTS or sum(len(other.raw) for other in self.parked) > PARKED_BYTES:
             self.parked.popleft()
-            self.parked_dropped += 1
+            self.given_up += 1
 
     def take_ready(self) -> list[bytes]:
         """Parked events whose parent is known by now, taken out."""

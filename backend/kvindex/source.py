@@ -73,7 +73,8 @@ class Source:
         figures.blocks = self._index.blocks(self.pod, self.info.rank)
         figures.block_size = self._index.block_size(self.pod)
         copied = {name: getattr(figures, name) for name in figures.__struct_fields__}
-        copied["skipped"] = {**figures.skipped, **({"bad_frames": self._bad_frames} if self._bad_frames else {})}
+        more = {"bad_frames": self._bad_frames, "unknown_parent": self._index.given_up(self.pod, self.info.rank)}
+        copied["skipped"] = {**figures.skipped, **{reason: count for reason, count in more.items() if count}}
         return SourceState(**copied)
 
     def deadline(self) -> float:

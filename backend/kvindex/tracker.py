@@ -49,8 +49,6 @@ class Tracker:
     gaps: int = 0
     missed: int = 0
     restarts: int = 0
-    dropped: int = 0
-    """Live messages that found no room while a replay ran; the replay after it brings them."""
     _last_payload: bytes = b""
     _held: deque[tuple[int, bytes]] = field(default_factory=deque)
     _held_bytes: int = 0
@@ -189,11 +187,11 @@ class Tracker:
         return self.phase == "replaying"
 
     def _hold(self, sequence: int, payload: bytes) -> None:
+        """Keep it for after the replay. What finds no room leaves a gap, which asks for a replay of its own."""
         self._held.append((sequence, payload))
         self._held_bytes += len(payload)
         while len(self._held) > HELD_MESSAGES or self._held_bytes > HELD_BYTES:
             self._held_bytes -= len(self._held.popleft()[1])
-            self.dropped += 1
 
     def _reset(self) -> None:
         self.last, self._last_payload, self.complete = -1, b"", False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.kvindex import PrefixIndex, source
+from backend.kvindex import PrefixIndex, owners, source
 from tests.fakes.engines import RunningEngine, running_engine
 from tests.fakes.events import batch, cleared, removed, stored
 from tests.fakes.index import World, event_engine, index_world, until
@@ -158,6 +158,17 @@ async def test_garbage_is_counted_and_the_rest_counts(tmp_path: Path) -> None:
             engine.publish(batch(stored([3], TOKENS[4:8], parent=2)))
             await until(lambda: world.index.match(TOKENS, model="tiny") == {"a": 8}, lambda: world.source("a"))
             assert world.source("a").skipped == {"not_a_batch": 1, "token_count": 1, "bad_frames": 2}
+
+
+async def test_blocks_whose_beginning_never_comes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "PARKED_EVENTS", 2)
+    monkeypatch.setattr(source, "RESYNC_S", 1e9)
+    with event_engine() as (engine, at):
+        async with index_world(tmp_path, a=at) as world:
+            await world.live("a")
+            for block in range(5):
+                engine.publish(batch(stored([block + 10], TOKENS[:4], parent=9)))
+            await until(lambda: world.source("a").skipped == {"unknown_parent": 3}, lambda: world.source("a"))
 
 
 async def test_an_engine_that_does_not_answer_replays_is_followed_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,8 @@ def test_waiting_blocks_are_bounded() -> None:
     for at in range(2000):
         index.ingest("a", batch(stored([at + 10], PROMPT[:4], parent=5)))
     assert 0 < index.stats().parked <= 256
+    assert index.given_up("a") == 2000 - 256
+    assert (index.given_up("a", 1), index.given_up("b")) == (0, 0)
 
 
 def test_groups_that_hold_less_than_prefixes_are_left_out() -> None:

@@ -46,6 +46,16 @@ def normalise(status: int, body: bytes, retry_after: bytes = b"") -> tuple[int, 
     return status, rendered, lines
 
 
+def message(body: bytes) -> str:
+    """What an error says, for a record: at most a few hundred characters."""
+    try:
+        found = _error_object(_decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = None
+    text = found.get("message") if found is not None else None
+    return str(text)[:500] if text else "an error without a message"
+
+
 def _error_object(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None

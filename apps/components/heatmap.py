@@ -7,9 +7,8 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import panel as pn
-from bokeh.models import CustomJSHover, HoverTool
+from bokeh.models import CustomJSHover, GlyphRenderer, HoverTool
 from bokeh.themes import Theme as BokehTheme
-from holoviews.streams import Pipe
 
 from apps.components.text import natural
 from apps.core.theme import Theme, bokeh_theme, map_palette
@@ -18,71 +17,85 @@ from backend.api.cache import CacheMap
 NAMED_PODS = 48
 """Beyond this many rows names would overlap; the pointer still tells them."""
 LONGEST_NAME = 28
-Shape = tuple[tuple[str, ...], int, int, int]
+Shape = tuple[tuple[str, ...], int, int]
+"""Pods, buckets, blocks a step of a cell."""
 
 
 class HeatMap:
-    """`pane` goes on the page; `show` brings it to a new map."""
+    """`pane` goes on the page; `show` brings it to a new map.
+
+    HoloViews draws the figure once for its pods and buckets. After that only bytes that changed go into the figure's own data
+    source: letting HoloViews draw every second costs a third of a core.
+    """
 
     def __init__(self, theme: Theme) -> None:
         self._theme = theme
-        self._pipe: Pipe | None = None
         self._shape: Shape | None = None
-        self._sent: bytes = b""
-        self.pane = pn.pane.HoloViews(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0, visible=False)
+        self._top = 0
+        self._image: Any = None
+        self._cells: bytes = b""
+        self._plot = pn.pane.Bokeh(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0)
+        self.pane = pn.Column(self._plot, sizing_mode="stretch_width", margin=0, visible=False)
 
     def show(self, data: CacheMap) -> None:
         if not data.pods:
             self.pane.visible = False
             return
         order = sorted(range(len(data.pods)), key=lambda at: natural(data.pods[at]))
-        pods = tuple(data.pods[at] for at in order)
         counts = np.array(data.blocks, dtype=np.int64).reshape(len(data.pods), data.bins)[order]
-        top = _ceiling(int(counts.max(initial=0)))
+        largest = int(counts.max(initial=0))
+        top = self._top if self._top // 4 <= largest <= self._top else _ceiling(largest)
         unit = -(-top // 255)
         cells = np.minimum(-(-counts // unit), 255).astype(np.uint8)
-        shape: Shape = (pods, data.bins, top, unit)
-        if shape != self._shape or self._pipe is None:
-            self._shape, self._sent = shape, cells.tobytes()
-            self._pipe = Pipe(data=cells)
-            self.pane.object = self._plot(shape, self._pipe)
+        shape: Shape = (tuple(data.pods[at] for at in order), data.bins, unit)
+        if shape != self._shape or self._image is None:
+            self._shape = shape
+            figure = self._draw(cells, shape, top)
+            self._image = figure.select_one(GlyphRenderer)
+            self._plot.object = figure
             self.pane.visible = True
-        elif cells.tobytes() != self._sent:
-            self._sent = cells.tobytes()
-            self._pipe.send(cells)
+        else:
+            self._update(cells, top)
+        self._top, self._cells = top, cells.tobytes()
 
-    def close(self) -> None:
-        """Let go of the plot's stream, which would keep what it draws."""
-        if self._pipe is not None:
-            self._pipe.clear("all")
+    def _update(self, cells: Any, top: int) -> None:
+        if top != self._top:
+            self._image.glyph.color_mapper.high = _high(top)
+        if cells.tobytes() != self._cells:
+            # Bokeh's first row is the lowest.
+            self._image.data_source.patch({"image": [(0, np.ascontiguousarray(cells[::-1]))]})
 
-    def _plot(self, shape: Shape, pipe: Pipe) -> Any:
-        pods, bins, top, unit = shape
-        bounds = (0, -0.5, bins, len(pods) - 0.5)
-
-        def image(data: Any) -> Any:
-            return hv.Image(data, bounds=bounds, kdims=["bucket", "row"], vdims=["blocks"])
-
+    def _draw(self, cells: Any, shape: Shape, top: int) -> Any:
+        pods, bins, unit = shape
         names = list(reversed(pods))
         ticks = [(at, shorten(name)) for at, name in enumerate(names)] if len(pods) <= NAMED_PODS else []
         label = "blocks" if unit == 1 else f"blocks, in {unit}s"
-        return hv.DynamicMap(image, streams=[pipe]).opts(
-            cmap=map_palette(self._theme),
-            clim=(0, -(-top // unit)),
-            colorbar=True,
-            clabel=label,
-            colorbar_opts={"width": 10, "padding": 4},
-            yticks=ticks or None,
-            yaxis="left" if ticks else "bare",
-            xlabel=f"prefix space, {bins} buckets",
-            ylabel="" if ticks else f"{len(pods)} pods",
-            height=max(170, min(640, 86 + max(3, 26 if len(pods) <= 16 else 12) * len(pods))),
-            responsive=True,
-            default_tools=[],
-            toolbar=None,
-            tools=[_hover(names, unit)],
+        image = hv.Image(cells, bounds=(0, -0.5, bins, len(pods) - 0.5), kdims=["bucket", "row"], vdims=["blocks"])
+        return hv.render(
+            image.opts(
+                cmap=map_palette(self._theme),
+                clim=(0, _high(top)),
+                colorbar=True,
+                clabel=label,
+                colorbar_opts={"width": 10, "padding": 4},
+                yticks=ticks or None,
+                yaxis="left" if ticks else "bare",
+                xlabel=f"prefix space, {bins} buckets",
+                ylabel="" if ticks else f"{len(pods)} pods",
+                height=max(170, min(640, 86 + max(3, 26 if len(pods) <= 16 else 12) * len(pods))),
+                responsive=True,
+                default_tools=[],
+                toolbar=None,
+                tools=[_hover(names, unit)],
+                backend="bokeh",
+            ),
             backend="bokeh",
         )
+
+
+def _high(top: int) -> int:
+    """The colour scale's end in bytes of a cell."""
+    return -(-top // -(-top // 255))
 
 
 def shorten(name: str) -> str:

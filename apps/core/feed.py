@@ -19,8 +19,8 @@ from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot
 from workbench import stream
-from workbench._transport import Params, Transport
 from workbench.errors import Unauthorized, WorkbenchError
+from workbench.transport import Params, Transport
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -54,7 +54,7 @@ def page(make_view: PageView, hub: Hub, *, user: str, logout: bool) -> pn.Templa
     template.add_panel("status", ticker.status)
     template.add_panel("main", view.layout)
     ticker.start()
-    _end_with_session(template, view)
+    _end_with_session(template, ticker)
     return template
 
 
@@ -63,15 +63,16 @@ def local_user() -> str:
     return f"local:{os.environ.get('USER') or os.environ.get('LOGNAME') or os.getuid()}"
 
 
-def _end_with_session(template: Any, view: View) -> None:
+def _end_with_session(template: Any, ticker: Ticker) -> None:
     """Empty the page when its session ends. Weak, so that this callback itself keeps nothing."""
-    held_template, held_view = weakref.ref(template), weakref.ref(view)
+    held_template, held_ticker = weakref.ref(template), weakref.ref(ticker)
 
     def ended(_: object) -> None:
-        if (gone := held_view()) is not None:
-            gone.close()
-            if hasattr(gone.layout, "clear"):
-                gone.layout.clear()
+        if (gone := held_ticker()) is not None:
+            gone.stop()
+            gone.view.close()
+            if hasattr(gone.view.layout, "clear"):
+                gone.view.layout.clear()
         if (old := held_template()) is not None:
             old._render_variables.clear()
 

@@ -49,6 +49,8 @@ class Trend:
     kv_usage: float
     hit_rate: float | None
     errors_per_s: float
+    prompt_tokens_per_s: dict[str, float]
+    """By pod, where a fresh scrape told."""
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,13 @@ def trend_of(fleet: FleetSnapshot) -> Trend:
         kv_usage=sum(used) / len(used) if used else 0.0,
         hit_rate=fleet.hit_rate,
         errors_per_s=fleet.errors_per_s,
+        prompt_tokens_per_s={view.pod.name: view.load.prompt_tokens_per_s for view in fleet.pods if view.load.state == "fresh"},
     )
+
+
+def mean_prompt_tokens(trends: tuple[Trend, ...], *, seconds: float) -> dict[str, float]:
+    """Prompt tokens a second of every pod over the last `seconds`: one scrape alone is 0 whenever no prompt fell between two of them."""
+    if not trends:
+        return {}
+    recent = [trend.prompt_tokens_per_s for trend in trends if trend.at > trends[-1].at - seconds]
+    return {pod: sum(found) / len(found) for pod in recent[-1] if (found := [rates[pod] for rates in recent if pod in rates])}

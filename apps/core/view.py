@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import panel as pn
+from panel.io import PeriodicCallback
 
 from apps.components import status
 from apps.core.hub import Hub
@@ -54,12 +55,21 @@ class Ticker:
         self._ticks = 0
         self._shown: tuple[str, str] = ("", "")
         self._failure = ""
+        self._context: Any = None
+        # In the background: counting a tick as "busy" and "idle again" takes Panel longer than most ticks.
+        self._timer = PeriodicCallback(callback=self.tick, period=PERIOD_MS, background=True)
 
     def start(self) -> None:
+        self._context = pn.state.curdoc.session_context if pn.state.curdoc else None
         self.tick()
-        pn.state.add_periodic_callback(self.tick, PERIOD_MS)
+        self._timer.start()
+
+    def stop(self) -> None:
+        self._timer.stop()
 
     def tick(self) -> None:
+        if self._left():
+            return
         hub = self.view.hub
         with pn.io.hold():
             snapshot = hub.snapshot()
@@ -67,6 +77,11 @@ class Ticker:
                 self._seen = snapshot.version
                 self._refresh(snapshot)
             self._beat(hub)
+
+    def _left(self) -> bool:
+        """Whether the page was closed or reloaded: its session stays for a minute, lest a bad network loses it, but nobody looks."""
+        session = getattr(self._context, "session", None)
+        return session is not None and self._ticks > 0 and session.connection_count == 0
 
     def _refresh(self, snapshot: Snapshot) -> None:
         try:

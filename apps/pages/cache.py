@@ -78,7 +78,6 @@ class CacheView(View):
 
     def close(self) -> None:
         self.hub.unwatch_map(self)
-        self._heat.close()
 
     def _show_map(self, snapshot: Snapshot) -> None:
         data, error = snapshot.cache_map, snapshot.cache_map_error

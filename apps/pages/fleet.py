@@ -12,7 +12,7 @@ from apps.components import findings, inputs, kpi, text
 from apps.components.card import Card, block, set_html
 from apps.components.table import NAME, STATE, Column, LiveTable, Value, bar, number
 from apps.core.hub import Hub
-from apps.core.snapshot import Snapshot
+from apps.core.snapshot import Snapshot, mean_prompt_tokens
 from apps.core.theme import Theme
 from apps.core.view import View
 from backend.api.findings import Finding
@@ -34,6 +34,8 @@ COLUMNS = (
     Column("reason", "Reason"),
 )
 PAGE_SIZE = 25
+MEAN_S = 30.0
+"""Prompts come in bursts: between two scrapes most pods have none."""
 
 
 class FleetView(View):
@@ -43,6 +45,7 @@ class FleetView(View):
     def __init__(self, hub: Hub, theme: Theme) -> None:
         super().__init__(hub, theme)
         self._fleet: FleetSnapshot | None = None
+        self._prompt_tokens: dict[str, float] = {}
         self._picked = ""
         self._kpis = block(kpi.render(_kpis(Snapshot())))
         self._search = inputs.search("Search pods, press Enter")
@@ -72,6 +75,7 @@ class FleetView(View):
         if snapshot.fleet is self._fleet:
             return
         self._fleet = snapshot.fleet
+        self._prompt_tokens = mean_prompt_tokens(snapshot.trends, seconds=MEAN_S)
         if snapshot.fleet is not None:
             inputs.offer(self._state, "states", [view.pod.state for view in snapshot.fleet.pods])
             inputs.offer(self._model, "models", [view.pod.model for view in snapshot.fleet.pods])
@@ -87,7 +91,7 @@ class FleetView(View):
         self._empty.visible = not pods
         set_html(self._empty, _no_pods(self._fleet))
         chosen = sorted((view for view in pods if self._fits(view)), key=lambda view: text.natural(view.pod.name))
-        self._table.update([(view.pod.name, _row(view)) for view in chosen])
+        self._table.update([(view.pod.name, _row(view, self._prompt_tokens.get(view.pod.name))) for view in chosen])
         self._pods_card.note = _pods_note(len(chosen), len(pods)) if pods else ""
 
     def _fits(self, view: PodView) -> bool:
@@ -114,7 +118,7 @@ class FleetView(View):
         self._detail_card.layout.visible = True
 
 
-def _row(view: PodView) -> tuple[Value, ...]:
+def _row(view: PodView, prompt_tokens_per_s: float | None) -> tuple[Value, ...]:
     pod, load = view.pod, view.load
     fresh = load.state == "fresh"
     reason = pod.reason or (load.error if not fresh else "") or (f"no metric {', '.join(load.missing)}" if load.missing else "")
@@ -132,7 +136,7 @@ def _row(view: PodView) -> tuple[Value, ...]:
         live(load.waiting),
         live(round(load.kv_usage, 3)),
         live(None if load.hit_rate is None else round(load.hit_rate, 3)),
-        live(round(load.prompt_tokens_per_s)),
+        live(None if prompt_tokens_per_s is None else round(prompt_tokens_per_s)),
         live(round(load.generation_tokens_per_s)),
         float(pod.restarts),
         text.duration(time.time() - pod.started_at) if pod.started_at else text.NONE,
@@ -229,7 +233,7 @@ def _kpis(snapshot: Snapshot) -> list[kpi.Kpi]:
         kpi.Kpi(
             "Prefix hit rate",
             *_split(text.percent(fleet.hit_rate if fleet else None)),
-            "of prompt tokens, 1 min",
+            "of tokens, 1 min",
             line=[point.hit_rate for point in trends],
             ceiling=1.0,
         ),

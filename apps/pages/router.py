@@ -18,7 +18,7 @@ from backend.api.decisions import DecisionRecord
 
 COLUMNS = (
     Column("time", "Finished, UTC", width=114),
-    Column("id", "Request", MONO, width=134),
+    Column("id", "Request", MONO, width=118),
     Column("model", "Model"),
     Column("policy", "Policy", width=104),
     Column("pod", "Pod", NAME),
@@ -28,7 +28,7 @@ COLUMNS = (
     Column("hit_class", "Compared", width=96),
     Column("ttft", "TTFT", time_spent(), right=True, numeric=True, width=74),
     Column("total", "Total", time_spent(), right=True, numeric=True, width=78),
-    Column("outcome", "Outcome", STATE, width=122),
+    Column("outcome", "Outcome", STATE, width=138),
 )
 PAGE_SIZE = 15
 WINDOW = 150
@@ -43,6 +43,8 @@ class RouterView(View):
         super().__init__(hub, theme)
         self._decisions: tuple[DecisionRecord, ...] | None = None
         self._by_id: dict[str, DecisionRecord] = {}
+        self._rows: dict[str, tuple[Value, ...]] = {}
+        """Rows of the decisions on show: a decision is worded once, when it is new."""
         self._paused = False
         self._pod = inputs.select("pods", width=220)
         self._policy = inputs.select("policies")
@@ -88,8 +90,10 @@ class RouterView(View):
         inputs.offer(self._policy, "policies", [record.policy for record in records])
         inputs.offer(self._outcome, "outcomes", [record.outcome for record in records])
         fitting = [record for record in records if self._fits(record)][:WINDOW]
+        known, rows = self._by_id, self._rows
+        self._rows = {record.id: rows[record.id] if known.get(record.id) is record else _row(record) for record in fitting}
         self._by_id = {record.id: record for record in fitting}
-        self._table.update([(record.id, _row(record)) for record in fitting])
+        self._table.update(list(self._rows.items()))
         self._note()
 
     def _note(self) -> None:

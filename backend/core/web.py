@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import socket
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from backend.core import errors, ids
 from backend.core.metrics import CONTENT_TYPE, Registry
+from backend.core.sockets import port_is_free as port_is_free
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +78,6 @@ def bound_port(runner: web.AppRunner) -> int:
     for address in runner.addresses:
         return int(address[1])
     raise RuntimeError("the server does not listen")
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now (a look, not a promise)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 @web.middleware

@@ -10,8 +10,9 @@ import shutil
 import socket
 from pathlib import Path
 
-from backend.core import files
+from backend.core import files, sockets
 from backend.core.errors import ConfigError, EnvironmentProblem, PortInUse
+from backend.core.sockets import port_is_free
 from backend.launch import engines
 from backend.launch.layout import HOST, OFFSETS, Layout
 from backend.launch.options import UpOptions
@@ -19,9 +20,7 @@ from backend.localkube import fleet_file
 from backend.localkube.runtime import addresses, commands
 from backend.localkube.runtime.model import PodSpec
 
-SAMPLE_FLEET = Path(__file__).parent.parent / "manifests" / "fleet.yaml"
 _POD_PORTS = (8000, 8100, 8200, 18_000, 28_000)
-_BACKLOG = 4096
 
 
 def state_folder(options: UpOptions) -> Path:
@@ -34,7 +33,7 @@ def state_folder(options: UpOptions) -> Path:
 
 def fleet(options: UpOptions) -> list[PodSpec]:
     """The pods that will be started. Raises ConfigError with file, line and field."""
-    file = options.fleet or SAMPLE_FLEET
+    file = options.fleet or fleet_file.SAMPLE
     specs = fleet_file.read(file)
     for spec in specs:
         try:
@@ -51,19 +50,8 @@ def check_ports(options: UpOptions, layout: Layout) -> None:
     for part, _ in sorted(OFFSETS.items(), key=lambda item: item[1]):
         if (part == "valkey" and options.redis_url) or (part == "dashboard" and not options.dashboard):
             continue
-        if not is_free(HOST, layout.port(part)):
+        if not port_is_free(HOST, layout.port(part)):
             raise PortInUse(HOST, layout.port(part), what=f"the {part}")
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now (a look, not a promise)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def pod_space(port_base: int) -> tuple[str, int]:
@@ -71,26 +59,17 @@ def pod_space(port_base: int) -> tuple[str, int]:
     subnet = addresses.subnet_of(port_base)
     if not addresses.can_bind(f"{subnet}.1"):
         return "", addresses.HTTP_PORT
-    port = next((port for port in _POD_PORTS if is_free(f"{subnet}.1", port)), _POD_PORTS[0])
+    port = next((port for port in _POD_PORTS if port_is_free(f"{subnet}.1", port)), _POD_PORTS[0])
     return subnet, port
 
 
 def listening_sockets(port: int, count: int) -> list[socket.socket]:
-    """One listening socket a gateway worker. Ours, so that connections wait in their backlog while a worker or the master is away."""
-    sockets = []
-    for _ in range(count):
-        listening = socket.socket()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            listening.bind((HOST, port))
-        except OSError as error:
-            raise PortInUse(HOST, port, what="the gateway") from error
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-        listening.set_inheritable(True)
-        sockets.append(listening)
-    return sockets
+    """The gateway's listening sockets. Ours, so that connections wait in their backlog while a worker or the master is away."""
+    made = sockets.listening(HOST, port, count, what="the gateway")
+    for one in made:
+        one.setblocking(False)
+        one.set_inheritable(True)
+    return made
 
 
 def token(file: Path) -> str:

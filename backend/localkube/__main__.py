@@ -17,12 +17,10 @@ from backend.core.errors import UsageError, WorkbenchError
 from backend.core.metrics import Registry
 from backend.core.settings import RuntimeSettings
 from backend.core.supervise import Supervisor
-from backend.localkube import service
+from backend.localkube import fleet_file, service
 from backend.localkube.runtime import addresses, commands
 from backend.localkube.runtime.model import Limits
 from backend.localkube.runtime.pods import PodRuntime, RuntimeOptions
-
-SAMPLE_FLEET = Path(__file__).parent.parent / "manifests" / "fleet.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +58,7 @@ async def run(settings: RuntimeSettings) -> None:
         os.environ[life.LIFE_FD] = str(pipe.read_fd)
     stopped = asyncio.Event()
     _on_stop(stopped.set, alone=pipe is not None)
-    fleet = service.FleetFile(settings.fleet or SAMPLE_FLEET)
+    fleet = service.FleetFile(settings.fleet or fleet_file.SAMPLE)
     specs = fleet.read()
     for spec in specs:
         commands.argv(spec, addresses.Address("127.0.0.1"), settings.engines or commands.SIMULATED_ENGINES)

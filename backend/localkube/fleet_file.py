@@ -28,6 +28,9 @@ import yaml
 from backend.core.errors import ConfigError
 from backend.localkube.runtime.model import PodSpec
 
+SAMPLE = Path(__file__).parent.parent / "manifests" / "fleet.yaml"
+"""What runs when nobody names a file."""
+
 FIELDS = ("name", "replicas", "engine", "version", "model", "role", "roleset", "labels", "args", "env", "grace", "startup")
 ROLES = ("", "prefill", "decode")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")

@@ -28,7 +28,7 @@ from backend.api.fleet import Pod
 from backend.core import files, life, processes
 from backend.launch import look
 from backend.launch.model import StackStatus
-from backend.launch.preflight import SAMPLE_FLEET
+from backend.localkube.fleet_file import SAMPLE
 from tests.fakes import ports
 
 RUN_TIME_FILES = ("lock", "endpoints.json", "pods.json", "processes.json")
@@ -112,7 +112,7 @@ def environment(**more: str) -> dict[str, str]:
 @functools.cache
 def running_stack() -> Endpoints:
     """The session's stack; started at the first call, ended when the test run ends."""
-    context = own_stack(Path(tempfile.mkdtemp(prefix="workbench-test-")), fleet=SAMPLE_FLEET)
+    context = own_stack(Path(tempfile.mkdtemp(prefix="workbench-test-")), fleet=SAMPLE)
     stack = context.__enter__()
     atexit.register(_end, context, stack)
     return stack.endpoints

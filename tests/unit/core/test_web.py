@@ -10,7 +10,8 @@ from aiohttp import web
 
 from backend.core import errors
 from backend.core.metrics import Registry
-from backend.core.web import application, bound_port, port_is_free, serve
+from backend.core.sockets import port_is_free
+from backend.core.web import application, bound_port, serve
 
 
 async def _raise(error: Exception) -> web.Response:

@@ -63,12 +63,12 @@ def test_a_token_file_of_somebody_else_is_told(tmp_path, endpoints):
 
 def test_a_stack_started_beside_another_takes_the_next_free_ports(tmp_path, monkeypatch):
     taken = {18_801, 18_816}
-    monkeypatch.setattr(preflight, "is_free", lambda host, port: port not in taken)
+    monkeypatch.setattr(preflight, "port_is_free", lambda host, port: port not in taken)
     assert _target.free_options(tmp_path).port_base == 18_820
 
 
 def test_no_free_ports_at_all_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "is_free", lambda host, port: False)
+    monkeypatch.setattr(preflight, "port_is_free", lambda host, port: False)
     with pytest.raises(errors.PortInUse, match="--port-base"):
         _target.free_options(tmp_path)
 

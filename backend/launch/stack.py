@@ -177,6 +177,7 @@ class Stack:
             dashboard=layout.url("dashboard") if "dashboard" in has else "",
             runtime=layout.url("runtime"),
             token_file=str(layout.token),
+            version=_version(),
             started_at=self._started,
         )
 
@@ -280,3 +281,13 @@ class Stack:
     def _tell(self, kind: ProgressKind, part: str = "", text: str = "") -> None:
         done = sum(child.state == "ready" for child in self.children.values()) + self._pods_ready
         self._tell_caller(Progress(kind, part, text, done, len(self.children) + self._pods_total))
+
+
+def _version() -> str:
+    """Ours, as installed; empty when run from a source folder that never was."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("fleet-workbench")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -44,6 +45,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 
 def test_everything_answers_where_endpoints_json_says(up: RunningStack) -> None:
+    assert up.endpoints.version == metadata.version("fleet-workbench")
     print(f"ready after {up.ready_after_s:.1f} s")
     assert up.get("gateway", "/healthz").status_code == 200
     assert up.get("control", "/healthz").status_code == 200

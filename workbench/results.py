@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -197,13 +197,6 @@ class DecisionsTable(Table[DecisionRecord]):
 
     def _cells(self) -> list[list[object]]:
         return [[getattr(row, name) for name in self.shown] for row in self.rows]
-
-    def hit_classes(self) -> Mapping[str, int]:
-        """How many predictions were exact, within a block, raced, evicted, unknown; `unpredicted` had none to check."""
-        counts: dict[str, int] = {}
-        for record in self.rows:
-            counts[record.hit_class] = counts.get(record.hit_class, 0) + 1
-        return counts
 
 
 class SharedTable(Table[SharedPrefix]):

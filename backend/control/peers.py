@@ -22,7 +22,7 @@ from backend.core.errors import Unavailable
 INDEX_TIMEOUT_S = 5.0
 FIRST_FAILURES = 2
 """Answers that may fail in a row before a peer counts as away: a restart takes a second."""
-GATEWAY_DROPPED = re.compile(rb"^gateway_records_(?:dropped|lost)_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+GATEWAY_DROPPED = re.compile(rb"^gateway_records_dropped_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class Answer(NamedTuple):

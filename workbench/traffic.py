@@ -131,24 +131,29 @@ async def replay(
         max_in_flight=max_in_flight,
         output_tokens=output_tokens,
     )
-    results: list[RequestResult] = []
-    ids: set[str] = set()
-    failed = 0
-
     with progress as bar:
-
-        def received(result: RequestResult) -> None:
-            nonlocal failed
-            failed += bool(result.error)
-            if keep:
-                results.append(result)
-            if check and client is not None and result.id and not result.error:
-                ids.add(result.id)
-            bar.advance(note=f"{failed:,} errors" if failed else "no errors")
-
+        received = _Received(bar, keep=keep, check=check)
         outcome = await door.replay(trace, options, limit=limit, offset=offset, repeat=repeat, on_result=received, stop=stop)
-    prediction = await predictions(client, ids, outcome.started_at) if client is not None and ids else None
-    return Replay(outcome.summary, prediction, results)
+    prediction = await predictions(client, received.ids, outcome.started_at) if client is not None and received.ids else None
+    return Replay(outcome.summary, prediction, received.results)
+
+
+class _Received:
+    """Takes a replay's results as they come: kept for the table, their ids for the check, counted for the progress."""
+
+    def __init__(self, bar: Progress, *, keep: bool, check: bool) -> None:
+        self.results: list[RequestResult] = []
+        self.ids: set[str] = set()
+        self._bar, self._keep, self._check = bar, keep, check
+        self._failed = 0
+
+    def __call__(self, result: RequestResult) -> None:
+        self._failed += bool(result.error)
+        if self._keep:
+            self.results.append(result)
+        if self._check and result.id and not result.error:
+            self.ids.add(result.id)
+        self._bar.advance(note=f"{self._failed:,} errors" if self._failed else "no errors")
 
 
 def progress_of(trace: str | Path, limit: int | None, offset: int = 0, repeat: int = 1, *, enabled: bool = True) -> Progress:

@@ -19,6 +19,7 @@ INDEX_MAP = "/map"
 INDEX_PROBE = "/probe"
 INDEX_SOURCES = "/sources"
 INDEX_STATS = "/stats"
+INDEX_HELD = "/held"
 
 EVENT_FLEET = "fleet"
 EVENT_DECISIONS = "decisions"

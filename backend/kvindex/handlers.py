@@ -1,4 +1,4 @@
-"""The query API: map, probe, sources, stats. Reads the index and the feed; never waits for either."""
+"""The query API: map, probe, sources, stats, held blocks. Reads the index and the feed; never waits for either."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web as aioweb
 from backend.api import routes
 from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult
 from backend.core import web
-from backend.core.errors import InvalidRequest
+from backend.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from backend.kvindex.service import IndexService
@@ -32,6 +32,7 @@ class Handlers:
         app.router.add_post(routes.INDEX_PROBE, self.probe)
         app.router.add_get(routes.INDEX_SOURCES, self.sources)
         app.router.add_get(routes.INDEX_STATS, self.stats)
+        app.router.add_get(routes.INDEX_HELD, self.held)
 
     async def map(self, request: aioweb.Request) -> aioweb.Response:
         """One binning for all viewers: a map is made once a version and number of bins, whoever asks."""
@@ -68,6 +69,20 @@ class Handlers:
 
     async def stats(self, _: aioweb.Request) -> aioweb.Response:
         return web.json_response(self._service.index.stats())
+
+    async def held(self, request: aioweb.Request) -> aioweb.Response:
+        """Engine hashes of all blocks of `?pod=` (`&rank=`), as 16 hex digits: to be compared with the engine by hand or by a test.
+
+        A debugging aid: a large cache makes a long answer, and no event is applied while it is put together.
+        """
+        pod, rank = request.query.get("pod", ""), request.query.get("rank", "0")
+        if not rank.isdecimal():
+            raise InvalidRequest("rank is a whole number", param="rank")
+        index = self._service.index
+        if pod not in index.pods():
+            raise NotFound(f"The index has no pod {pod!r}.", fix=f"It knows {', '.join(sorted(index.pods())) or 'none'}.")
+        hashes = await asyncio.to_thread(index.held, pod, int(rank))
+        return web.json_response({"pod": pod, "rank": int(rank), "block_hashes": [f"{value:016x}" for value in sorted(hashes)]})
 
     def _make_map(self, bins: int) -> CacheMap:
         index = self._service.index

@@ -84,6 +84,18 @@ async def test_a_reset_cache_is_empty_in_the_index_too(tmp_path: Path) -> None:
         assert world.source("a").cleared == 1
 
 
+async def test_held_blocks_can_be_compared_with_the_engine_by_hand(tmp_path: Path) -> None:
+    async with running_engine(events=True) as engine, index_world(tmp_path, a=address(engine)) as world:
+        await load(engine, 5, 4)
+        await world.live("a")
+        await assert_true(world, "a", engine)
+        answer = (await world.client.get("/held", params={"pod": "a"})).json()
+        assert {int(digest, 16) for digest in answer["block_hashes"]} == await truth(engine)
+        assert (await world.client.get("/held", params={"pod": "a", "rank": 1})).json()["block_hashes"] == []
+        assert (await world.client.get("/held", params={"pod": "b"})).status_code == 404
+        assert (await world.client.get("/held", params={"pod": "a", "rank": "x"})).status_code == 400
+
+
 async def test_two_engines_are_kept_apart_and_probed_together(tmp_path: Path) -> None:
     async with (
         running_engine(events=True) as one,

@@ -63,9 +63,7 @@ def test_a_killed_part_comes_back_and_nothing_else_suffers(stack: RunningStack, 
         os.kill(pid, signal.SIGKILL)
         back_s = _until(is_back, BACK_S, f"{target} (process {pid}) came back")
         time.sleep(max(0.0, killed_at + 3.0 - time.time()))
-    truth_s = _until(
-        lambda: _index(stack) == _truth(stack), TRUTH_S, "the index told the engines' truth", lambda: (_index(stack), _truth(stack))
-    )
+    truth_s = _until(lambda: _index(stack) == _truth(stack), TRUTH_S, "the index told the engines' truth", lambda: _difference(stack))
     failed = [answer for answer in load.answers if answer.result.error]
     print(f"{target}: back after {back_s:.1f} s, index true {truth_s:.1f} s later, {len(load.answers)} requests, {len(failed)} reset")
     assert len(load.answers) > 50
@@ -135,15 +133,22 @@ def _recorded(stack: RunningStack, wanted: set[str], *, since: float) -> set[str
     return found
 
 
-def _index(stack: RunningStack) -> dict[str, int]:
-    """Blocks that the index holds, by pod."""
-    answer = stack.get("kvindex", "/map?bins=8")
-    return dict(zip(answer.json()["pods"], answer.json()["totals"], strict=True)) if answer.status_code == 200 else {}
+def _index(stack: RunningStack) -> dict[str, set[str]]:
+    """Engine hashes of the blocks that the index holds, by pod."""
+    answers = {pod.name: stack.get("kvindex", f"/held?pod={pod.name}") for pod in stack.pods()}
+    return {pod: set(answer.json()["block_hashes"]) for pod, answer in answers.items() if answer.status_code == 200}
 
 
-def _truth(stack: RunningStack) -> dict[str, int]:
-    """Blocks that the engines hold, by pod."""
-    return {pod.name: httpx.get(f"http://{pod.address}/debug/blocks", timeout=5).json()["blocks"] for pod in stack.pods()}
+def _truth(stack: RunningStack) -> dict[str, set[str]]:
+    """Hashes of the blocks that the engines hold, by pod; events carry their last 16 digits."""
+    held = {pod.name: httpx.get(f"http://{pod.address}/debug/blocks", timeout=5).json()["block_hashes"] for pod in stack.pods()}
+    return {pod: {digest[-16:] for digest in hashes} for pod, hashes in held.items()}
+
+
+def _difference(stack: RunningStack) -> dict[str, tuple[int, int]]:
+    """Blocks too many in the index and missing there, by pod."""
+    index = _index(stack)
+    return {pod: (len(index.get(pod, set()) - held), len(held - index.get(pod, set()))) for pod, held in _truth(stack).items()}
 
 
 def _probes_are_true(stack: RunningStack, answers: list[Answer]) -> None:

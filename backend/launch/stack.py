@@ -215,10 +215,11 @@ class Stack:
             self._tasks.start(f"wait for {child.part.name} {child.pid}", lambda: self._wait_ready(child))
 
     def _not_ready(self, child: Child, why: str) -> WorkbenchError:
+        """What failed and what to do stand in the first line: the end of the log below it may be long."""
+        todo = f"Mend what its log {child.log_file} names, then start again."
         words = child.last_words(12)
-        message = f"{child.part.name} {why}." + (f" The end of its log:\n{words}" if words else "")
-        fix = f"The whole log: {child.log_file}"
-        return UsageError(message, fix=fix) if child.exit_code == USAGE_EXIT else Unavailable(message, fix=fix)
+        message = f"{child.part.name} {why}. {todo}" + (f" Its last lines:\n{words}" if words else "")
+        return UsageError(message) if child.exit_code == USAGE_EXIT else Unavailable(message)
 
     async def _keep_logs_small(self) -> None:
         from backend.localkube.runtime import podlogs

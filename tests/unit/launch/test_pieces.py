@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from backend.core import config, processes
-from backend.core.errors import ConfigError, EnvironmentProblem, PortInUse, StateFolderError, UsageError
+from backend.core.errors import ConfigError, EnvironmentProblem, PortInUse, StateFolderError, Unavailable, UsageError
 from backend.core.settings import ControlSettings, DashboardSettings, GatewaySettings, KvIndexSettings, RuntimeSettings
 from backend.launch import __main__ as command
-from backend.launch import cache, ending, lock, look, parts, preflight, readiness, toml, traffic
+from backend.launch import cache, ending, lock, look, parts, preflight, readiness, stack, toml, traffic
 from backend.launch.child import Child, base_environment
 from backend.launch.layout import Layout
 from backend.launch.options import UpOptions
@@ -320,3 +320,17 @@ async def test_a_redis_that_wants_another_password_is_not_ready():
     assert await readiness.answers_ping("127.0.0.1", port, "word") is False
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (1, Unavailable)])
+def test_a_failed_start_says_first_what_failed_and_what_to_do(tmp_path, code, kind):
+    log = tmp_path / "control.log"
+    log.write_text("".join(f"line {number}\n" for number in range(30)))
+    child = Child(parts.Part("control", ("true",)), env={}, pass_fds=(), log_file=log, on_death=lambda *_: None)
+    child.exit_code = code
+    error = stack.Stack(UpOptions(state=tmp_path))._not_ready(child, "ended with exit code 2")
+    first, *rest = str(error).splitlines()
+    assert isinstance(error, kind)
+    assert first.startswith("control ended with exit code 2. Mend what its log ")
+    assert str(log) in first
+    assert rest[-1] == "line 29"

@@ -7,7 +7,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import panel as pn
-from bokeh.models import CustomJSHover, GlyphRenderer, HoverTool
+from bokeh.models import CustomJSHover, HoverTool
 from bokeh.themes import Theme as BokehTheme
 
 from apps.components.text import natural
@@ -32,10 +32,10 @@ class HeatMap:
         self._theme = theme
         self._shape: Shape | None = None
         self._top = 0
-        self._image: Any = None
+        self._handles: dict[str, Any] = {}
+        """The drawn figure's parts by HoloViews' names; empty until it is drawn."""
         self._cells: bytes = b""
-        self._plot = pn.pane.Bokeh(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0)
-        self.pane = pn.Column(self._plot, sizing_mode="stretch_width", margin=0, visible=False)
+        self.pane = pn.pane.HoloViews(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0, visible=False)
 
     def show(self, data: CacheMap) -> None:
         if not data.pods:
@@ -48,48 +48,53 @@ class HeatMap:
         unit = -(-top // 255)
         cells = np.minimum(-(-counts // unit), 255).astype(np.uint8)
         shape: Shape = (tuple(data.pods[at] for at in order), data.bins, unit)
-        if shape != self._shape or self._image is None:
+        if shape != self._shape:
             self._shape = shape
-            figure = self._draw(cells, shape, top)
-            self._image = figure.select_one(GlyphRenderer)
-            self._plot.object = figure
+            self._handles.clear()
+            self.pane.object = self._draw(cells, shape, top)
             self.pane.visible = True
-        else:
+        elif self._handles:
             self._update(cells, top)
+        else:
+            # Nobody has this page on screen yet: what will be drawn is the newest.
+            self.pane.object = self._draw(cells, shape, top)
         self._top, self._cells = top, cells.tobytes()
 
     def _update(self, cells: Any, top: int) -> None:
         if top != self._top:
-            self._image.glyph.color_mapper.high = _high(top)
+            self._handles["color_mapper"].high = _high(top)
         if cells.tobytes() != self._cells:
             # Bokeh's first row is the lowest.
-            self._image.data_source.patch({"image": [(0, np.ascontiguousarray(cells[::-1]))]})
+            self._handles["source"].patch({"image": [(0, np.ascontiguousarray(cells[::-1]))]})
 
     def _draw(self, cells: Any, shape: Shape, top: int) -> Any:
         pods, bins, unit = shape
         names = list(reversed(pods))
         ticks = [(at, shorten(name)) for at, name in enumerate(names)] if len(pods) <= NAMED_PODS else []
-        label = "blocks" if unit == 1 else f"blocks, in {unit}s"
+        label = "blocks" if unit == 1 else f"blocks × {unit}"
         image = hv.Image(cells, bounds=(0, -0.5, bins, len(pods) - 0.5), kdims=["bucket", "row"], vdims=["blocks"])
-        return hv.render(
-            image.opts(
-                cmap=map_palette(self._theme),
-                clim=(0, _high(top)),
-                colorbar=True,
-                clabel=label,
-                colorbar_opts={"width": 10, "padding": 4},
-                yticks=ticks or None,
-                yaxis="left" if ticks else "bare",
-                xlabel=f"prefix space, {bins} buckets",
-                ylabel="" if ticks else f"{len(pods)} pods",
-                height=max(170, min(640, 86 + max(3, 26 if len(pods) <= 16 else 12) * len(pods))),
-                responsive=True,
-                default_tools=[],
-                toolbar=None,
-                tools=[_hover(names, unit)],
-                backend="bokeh",
-            ),
+        handles = self._handles
+
+        def drawn(plot: Any, _: object) -> None:
+            handles.update({name: plot.handles[name] for name in ("source", "color_mapper")})
+
+        return image.opts(
+            cmap=map_palette(self._theme),
+            clim=(0, _high(top)),
+            colorbar=True,
+            clabel=label,
+            colorbar_opts={"width": 10, "padding": 4},
+            yticks=ticks or None,
+            yaxis="left" if ticks else "bare",
+            xlabel=f"prefix space, {bins} buckets",
+            ylabel="" if ticks else f"{len(pods)} pods",
+            height=max(170, min(640, 86 + max(3, 26 if len(pods) <= 16 else 12) * len(pods))),
+            responsive=True,
+            default_tools=[],
+            toolbar=None,
+            tools=[_hover(names, unit)],
             backend="bokeh",
+            hooks=[drawn],
         )
 
 

@@ -25,10 +25,10 @@ COLUMNS = (
     Column("reason", "Reason"),
     Column("predicted", "Predicted", number(), right=True, numeric=True, width=92),
     Column("cached", "Cached", number(), right=True, numeric=True, width=72),
-    Column("hit_class", "Compared", width=96),
+    Column("hit_class", "Compared", width=108),
     Column("ttft", "TTFT", time_spent(), right=True, numeric=True, width=74),
     Column("total", "Total", time_spent(), right=True, numeric=True, width=78),
-    Column("outcome", "Outcome", STATE, width=138),
+    Column("outcome", "Outcome", STATE, width=130),
 )
 PAGE_SIZE = 15
 WINDOW = 150
@@ -55,7 +55,7 @@ class RouterView(View):
         filters = pn.Row(self._pod, self._policy, self._outcome, self._pause, margin=0)
         self._card = Card("Decisions", "decisions", filters, self._empty, self._table.widget)
         self._story = block(why.NOTHING_CHOSEN)
-        self._candidates = block("", visible=False)
+        self._candidates = block("", visible=False, margin=(12, 0, 0, 0))
         self._plot = pn.pane.HoloViews(theme=why.plot_theme(theme), sizing_mode="stretch_width", margin=(8, 0, 0, 0), visible=False)
         self._why_card = Card("Why this pod", "explain", self._story, self._candidates, self._plot)
         self.layout = pn.Column(self._card.layout, self._why_card.layout, margin=0)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.control_stream import TOKEN
-from tests.ui.conftest import ROOT, ControlThread, Dashboard, Guard, free_port, get, wait_until
+from tests.ui.conftest import LIVE, LIVE_MS, ROOT, ControlThread, Dashboard, Guard, free_port, get, wait_until
 
 pytestmark = pytest.mark.ui
 
@@ -53,7 +53,7 @@ def test_it_ends_within_two_seconds_on_sigterm_with_a_page_open(browser: Any, co
     dashboard = Dashboard(control.url, tmp_path).start()
     page = browser.new_context().new_page()
     page.goto(dashboard.link())
-    page.wait_for_selector(":root[data-live='live']")
+    page.wait_for_selector(LIVE, timeout=LIVE_MS)
     started = time.monotonic()
     assert dashboard.stop() == 0
     assert time.monotonic() - started < 2.0
@@ -76,12 +76,12 @@ def test_panel_serve_works_on_the_entry_scripts(browser: Any, control: ControlTh
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: get(f"{url}/fleet") == 200, what="panel serve", timeout_s=40)
+        wait_until(lambda: get(f"{url}/fleet") == 200, what="panel serve", timeout_s=60)
         guard = Guard(url, url.replace("http", "ws", 1))
         page = guard.watch(browser.new_context().new_page())
         for name in ("fleet", "cache", "router"):
             page.goto(f"{url}/{name}")
-            page.wait_for_selector(":root[data-ready][data-live='live']", timeout=30_000)
+            page.wait_for_selector(LIVE, timeout=LIVE_MS)
             page.locator(".tabulator-row").first.wait_for()
         page.context.close()
         assert guard.complaints == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.ui.conftest import ControlThread
+from tests.ui.conftest import LIVE_MS, ControlThread, Dashboard, Guard, log_in
 
 pytestmark = pytest.mark.ui
 
@@ -32,6 +32,8 @@ def test_a_page_shows_all_its_cards(open_page: Any, shots: Path, name: str, them
     for title in CARDS[name]:
         page.get_by_role("heading", name=title, exact=True).wait_for()
     page.locator(".tabulator-row").first.wait_for()
+    if name == "cache":
+        page.locator(".bk-Figure").wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0, "the page scrolls sideways"
@@ -64,6 +66,14 @@ def test_pages_are_links_that_the_keyboard_reaches(open_page: Any) -> None:
     page.get_by_role("navigation").get_by_role("link", name="Router").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/router")
+
+
+def test_a_first_visit_takes_the_theme_of_the_machine(browser: Any, dashboard: Dashboard) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(dashboard.link())
+    page.wait_for_selector(":root[data-theme='dark'][data-ready]", timeout=LIVE_MS)
+    context.close()
 
 
 def test_the_theme_toggles_and_stays(open_page: Any) -> None:
@@ -126,20 +136,20 @@ def test_the_map_has_a_table_beside_it(open_page: Any) -> None:
 
 
 def test_names_with_markup_are_shown_not_run(browser: Any, tmp_path: Path) -> None:
-    from tests.ui.conftest import Dashboard, Guard
-
     hostile = ControlThread(names="<img src=x onerror=alert({})>")
     dashboard = Dashboard(hostile.url, tmp_path).start()
     try:
         guard = Guard(dashboard.url, dashboard.url.replace("http", "ws", 1))
         page = guard.watch(browser.new_context().new_page())
         page.on("dialog", lambda dialog: guard.complaints.append("a name was run as script") or dialog.dismiss())
-        page.goto(dashboard.link())
+        page.set_default_timeout(LIVE_MS)
+        log_in(page.context, dashboard)
         for name in CARDS:
             page.goto(f"{dashboard.url}/{name}")
             page.locator(".tabulator-row", has_text="<img src=x").first.wait_for()
             page.locator(".tabulator-row").nth(1).click()
-        page.wait_for_timeout(500)
+            page.locator(".tabulator-row.tabulator-selected").wait_for()
+        page.locator("tr.chosen", has_text="<img src=x").wait_for()
         assert guard.complaints == []
         page.context.close()
     finally:

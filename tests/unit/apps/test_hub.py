@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 from collections.abc import AsyncGenerator, Callable
 
@@ -10,7 +11,7 @@ import pytest
 
 from apps.core import hub as hubs
 from apps.core.hub import Change, FeedLost, Hub
-from apps.core.snapshot import QUIET_AFTER_S, Connection
+from apps.core.snapshot import QUIET_AFTER_S, Connection, Trend, mean_prompt_tokens
 from backend.api.cache import CacheMap, ProbeRequest, ProbeResult
 from backend.api.decisions import DecisionRecord
 from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
@@ -215,3 +216,13 @@ async def test_buckets_shrink_so_that_a_map_stays_small(pods: int, bins: int) ->
     hub.watch_map(viewer)
     await run_for(hub, 1.5)
     assert feed.bins[-1] == bins
+
+
+def test_prompt_tokens_are_a_mean_since_one_scrape_alone_is_mostly_zero() -> None:
+    rates = [{"a": 9000.0, "gone": 1.0}, {"a": 0.0}, {"a": 600.0, "new": 90.0}, {"a": 0.0, "new": 30.0}]
+    still = Trend(
+        at=0.0, ready=1, requests_per_s=0.0, ttft_p95_ms=None, kv_usage=0.0, hit_rate=None, errors_per_s=0.0, prompt_tokens_per_s={}
+    )
+    trends = tuple(dataclasses.replace(still, at=at * 15.0, prompt_tokens_per_s=rate) for at, rate in enumerate(rates))
+    assert mean_prompt_tokens(trends, seconds=30.0) == {"a": 300.0, "new": 60.0}
+    assert mean_prompt_tokens((), seconds=30.0) == {}

@@ -128,7 +128,10 @@ async def test_a_killed_control_takes_up_what_it_had_not_written(tmp_path, valke
     try:
         await asyncio.to_thread(control.start)
         sending = asyncio.create_task(publish(valkey, batches=100, size=5))
-        await asyncio.sleep(0.9)
+        async with asyncio.timeout(15):
+            while not (written_ids(tmp_path / "state" / "history") if written_before else await everything(control)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert not sending.done()
         control.kill()
         total = await asyncio.wait_for(sending, 20)
         await asyncio.to_thread(control.start)

@@ -14,6 +14,7 @@ from backend.core.errors import ConfigError
 from backend.core.files import write_atomic
 from backend.core.settings import FleetSettings, PodSettings
 from backend.fleet.source import FleetSource
+from tests.fakes.waiting import eventually
 
 BROKEN = [
     # id, content, what the message must name
@@ -87,12 +88,11 @@ async def test_a_broken_file_keeps_the_last_good_list_and_is_told_once(tmp_path,
     assert await upcoming(changes) == ["a"]
     waiting = asyncio.create_task(upcoming(changes))
     file.write_bytes(b'[{"name": "a"')
-    await asyncio.sleep(0.1)
+    await eventually(lambda: source.problem is not None)
     assert not waiting.done()
-    assert source.problem is not None
     assert [pod.name for pod in source.pods] == ["a"]
     file.unlink()
-    await asyncio.sleep(0.05)
+    await eventually(lambda: "no such file" in str(source.problem))
     assert source.problems == 1
     assert caplog.text.count("stays in use") == 1
     write(file, "b")

@@ -47,6 +47,7 @@ class Asked(msgspec.Struct, gc=False):
     chat: bool = False
 
 
+_BRACKET, _DIGIT_0, _DIGIT_9 = b"[09"
 _completions = msgspec.json.Decoder(_Completions)
 _chat = msgspec.json.Decoder(_Chat)
 _strings = msgspec.json.Decoder(list[msgspec.Raw])
@@ -59,7 +60,10 @@ def read(api: Api, body: bytes) -> Asked:
     try:
         if api == "completions":
             asked = _completions.decode(body)
-            return _with_prompt(asked.model, bool(asked.stream), asked.prompt)
+            start = memoryview(asked.prompt)
+            if len(start) > 1 and start[0] == _BRACKET and _DIGIT_0 <= start[1] <= _DIGIT_9:
+                return Asked(asked.model, asked.stream is True, asked.prompt)  # the usual case, without further looks
+            return _with_prompt(asked.model, asked.stream is True, asked.prompt)
         chat = _chat.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _explain(body) from None

@@ -7,8 +7,8 @@ master, since its requests died with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from operator import add
+from collections.abc import Callable, Iterable, Sequence
+from operator import add, itemgetter
 from pathlib import Path
 
 from backend.core.errors import NotFound
@@ -23,6 +23,15 @@ _STRIDE = 1 + MAX_PODS
 _READY = MAX_ROWS * _STRIDE
 """Then one word a row: 1 once the worker accepts connections."""
 _WORDS = _READY + MAX_ROWS
+
+Pick = Callable[[memoryview], Iterable[int]]
+
+
+def pick_slots(slots: Sequence[int]) -> Pick:
+    """Reads the words of `slots` off a row, in their order. For a policy's candidates made once: for each request it is one call."""
+    if len(slots) > 1:
+        return itemgetter(*slots)
+    return lambda row: [row[slot] for slot in slots]
 
 
 class Counts:
@@ -69,12 +78,14 @@ class Counts:
 
     def in_flight(self, slots: Sequence[int], rows: Sequence[int]) -> list[int]:
         """Requests on each of `slots`, summed over the workers' `rows`."""
-        total: list[int] | None = None
-        for row in rows:
-            words = self._rows[row]
-            values = [words[slot] for slot in slots]
-            total = values if total is None else list(map(add, total, values))
-        return total or [0] * len(slots)
+        return self.picked(pick_slots(slots), rows) if rows else [0] * len(slots)
+
+    def picked(self, pick: Pick, rows: Sequence[int]) -> list[int]:
+        """The same for slots that were made ready once (`pick_slots`), and at least one row."""
+        total = pick(self._rows[rows[0]])
+        for row in rows[1:]:
+            total = map(add, total, pick(self._rows[row]))
+        return list(total)
 
     def used_rows(self) -> list[int]:
         return [row for row in range(MAX_ROWS) if self._words[row * _STRIDE]]

@@ -22,7 +22,7 @@ FILE = "fleet.bin"
 SIZE_BYTES = 2**20
 MAX_PODS = 512
 _TABLE_OFFSET = 4096
-_GENERATION, _MASTER, _SERVING, _LENGTH = 0, 1, 2, 3
+GENERATION, _MASTER, _SERVING, _LENGTH = 0, 1, 2, 3
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
@@ -47,14 +47,14 @@ class FleetTable:
             self._file = SharedFile.create(path, SIZE_BYTES)
         self._bytes = self._file.words.cast("B")
         words = self._file.words
-        if words[_GENERATION] & 1:
-            words[_GENERATION] += 1
+        if words[GENERATION] & 1:
+            words[GENERATION] += 1
         words[_MASTER] = os.getpid()
         self.rows: list[Row] = _read(words, self._bytes) or []
 
     @property
     def generation(self) -> int:
-        return int(self._file.words[_GENERATION])
+        return int(self._file.words[GENERATION])
 
     def write(self, pods: Sequence[Pod]) -> list[int]:
         """Publish `pods`; returns slots that were taken by a pod now gone and may hold old counts. Raises UsageError beyond MAX_PODS."""
@@ -81,10 +81,10 @@ class FleetTable:
         if _TABLE_OFFSET + len(encoded) > len(self._bytes):
             raise UsageError(f"The fleet table needs {len(encoded)} bytes, there are {len(self._bytes) - _TABLE_OFFSET}.")
         words = self._file.words
-        words[_GENERATION] += 1
+        words[GENERATION] += 1
         self._bytes[_TABLE_OFFSET : _TABLE_OFFSET + len(encoded)] = encoded
         words[_LENGTH] = len(encoded)
-        words[_GENERATION] += 1
+        words[GENERATION] += 1
         self.rows = rows
 
     def announce_serving(self) -> None:
@@ -105,7 +105,7 @@ class FleetReader:
         self.words = self._file.words
 
     def generation(self) -> int:
-        return int(self.words[_GENERATION])
+        return int(self.words[GENERATION])
 
     def serving_master(self) -> int:
         return int(self.words[_SERVING])

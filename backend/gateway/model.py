@@ -20,7 +20,7 @@ class NoCandidate(TransientError):
     """No pod can take this request now."""
 
 
-class RequestView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class RequestView(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request. `random` (0 <= random < 1) is drawn by the caller, so that the decision can be taken again."""
 
     random: float = 0.0
@@ -32,7 +32,7 @@ class RequestView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Why there are no matches, from a closed list; becomes the reason of a degraded decision."""
 
 
-class FleetView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class FleetView(msgspec.Struct, frozen=True, gc=False):
     """The candidates of one request at one moment."""
 
     candidates: Sequence[str]
@@ -46,7 +46,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     policy: str
     pod: int
     reason: str
-    terms: dict[str, list[float]]
+    terms: dict[str, Sequence[float]]
+    """May be the very sequences of `inputs`: nobody changes either."""
     inputs: tuple[RequestView, FleetView, object]
 
 

@@ -1,14 +1,15 @@
-"""What remains of a finished request: its decision record, its counters, and a log line when something went wrong."""
+"""What remains of finished requests: decision records, counters, and a log line where something went wrong. Made for a batch at a time."""
 
 from __future__ import annotations
 
 import logging
-from time import perf_counter
+from collections.abc import Mapping, Sequence
+from time import perf_counter, time
 from typing import TYPE_CHECKING
 
-from backend.api.decisions import DecisionRecord, Outcome
+from backend.api.decisions import DecisionRecord
 from backend.gateway import metrics
-from backend.gateway.classify import classify
+from backend.gateway.classify import Evidence, classify
 
 if TYPE_CHECKING:
     from backend.gateway.exchange import Exchange
@@ -16,80 +17,96 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-def finished(gateway: Gateway, exchange: Exchange, outcome: Outcome, policy: str) -> None:
-    record = _record(gateway, exchange, outcome, policy)
-    metrics.count(gateway.counters, record)
-    if outcome not in ("ok", "client_gone"):
-        level = logging.INFO if outcome == "refused" and record.status < 500 else logging.WARNING
-        log.log(level, "request %s: %s %d, %s", record.id, outcome, record.status, record.error)
-    evidence = exchange.evidence
-    if evidence is None or exchange.asked is None:
-        gateway.records.put(record)
-        return
-    if record.cached_tokens is not None and record.cached_tokens != record.predicted_tokens:
-        evidence.stored_after, evidence.removed_after = gateway.prefix.counters(record.chosen)
-    record.hit_class = classify(record.predicted_tokens, record.cached_tokens, record.block_size, evidence)
-    if record.hit_class == "unknown":
-        gateway.records.put_doubtful(record, evidence)
-    else:
-        gateway.records.put(record)
+_NO_TERMS: dict[str, list[float]] = {}
 
 
-def _record(gateway: Gateway, exchange: Exchange, outcome: Outcome, policy: str) -> DecisionRecord:
-    request, asked, decision, pod = exchange.request, exchange.asked, exchange.decision, exchange.chosen
-    now = perf_counter()
-    record = DecisionRecord(
-        id=f"{exchange.trace_id}-{exchange.id[:8]}" if exchange.trace_id else exchange.id,
-        at=request.at,
-        path=request.head.path.decode("latin-1"),
-        user=request.head.user,
-        worker=gateway.row,
-        policy=policy,
-        attempts=exchange.attempts,
-        status=exchange.status,
-        outcome=outcome,
-        total_ms=(now - request.began) * 1e3,
-        request_bytes=len(request.body),
-        response_bytes=exchange.response_bytes,
-    )
-    if exchange.error and outcome != "ok":
-        record.error = exchange.error
+def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
+    """Every request of `finished` counted, and its record handed to the publisher."""
+    clock_offset = time() - perf_counter()
+    records = []
+    for exchange in finished:
+        record = _record(gateway, exchange, clock_offset)
+        records.append(record)
+        if record.outcome not in ("ok", "client_gone"):
+            level = logging.INFO if record.outcome == "refused" and record.status < 500 else logging.WARNING
+            log.log(level, "request %s: %s %d, %s", record.id, record.outcome, record.status, record.error)
+        evidence = _classify(record, exchange)
+        if evidence is not None:
+            gateway.records.put_doubtful(record, evidence)
+        else:
+            gateway.records.put(record)
+    metrics.count(gateway.counters, records)
+
+
+def _classify(record: DecisionRecord, exchange: Exchange) -> Evidence | None:
+    """Set the record's class of hit; the evidence, when nothing explains it yet."""
+    predicted, cached = record.predicted_tokens, record.cached_tokens
+    if predicted is None or cached is None:
+        return None
+    if predicted == cached:
+        record.hit_class = "exact"
+        return None
+    evidence = Evidence(*exchange.index_counts, *exchange.index_counts_after, record.in_flight)
+    record.hit_class = classify(predicted, cached, record.block_size, evidence)
+    return evidence if record.hit_class == "unknown" else None
+
+
+def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
+    head, asked, decision, pod, began = exchange.head, exchange.asked, exchange.decision, exchange.chosen, exchange.began
+    usage, notes = exchange.usage, exchange.notes
+    name, model, stream = exchange.own_id.decode(), "", False
+    reason, prompt_tokens, in_flight, decide_ms, block_size = "", 0, 0, 0.0, 0
+    candidates: Sequence[str] = ()
+    terms: Mapping[str, Sequence[float]] = _NO_TERMS
+    if head.trace_id:
+        name = f"{head.trace_id.decode()}-{name[:8]}"
     if asked is not None:
-        record.model = asked.model
-        record.stream = asked.stream
+        model, stream = asked.model, asked.stream
     if decision is not None:
         view, fleet, _ = decision.inputs
-        record.reason = decision.reason
-        record.candidates = list(fleet.candidates)
-        record.terms = decision.terms
-        record.prompt_tokens = view.prompt_tokens
-        record.index_state = exchange.index_state  # type: ignore[assignment]
-        record.predicted_tokens = exchange.predicted
-        record.in_flight = exchange.in_flight
-        record.decide_ms = (exchange.decided_at - request.began) * 1e3
-    if pod is not None:
-        record.chosen = pod.name
-        record.pod_ip = pod.ip
-        if exchange.predicted is not None:
-            record.block_size = gateway.prefix.block_size(pod.name)
-    if exchange.connected_at:
-        record.connect_ms = (exchange.connected_at - exchange.decided_at) * 1e3
-    _times_and_usage(record, exchange)
-    return record
-
-
-def _times_and_usage(record: DecisionRecord, exchange: Exchange) -> None:
-    notes, usage = exchange.notes, exchange.usage
-    if usage is not None:
-        record.cached_tokens = usage.cached
-        record.usage_prompt_tokens = usage.prompt
-        record.completion_tokens = usage.completion
-    if not exchange.first_at:
-        return
-    first = notes.token_at if record.stream and notes is not None and notes.token_at else exchange.first_at
-    record.ttft_ms = (first - exchange.sent_at) * 1e3
-    if notes is not None and notes.token_at:
+        reason, terms, candidates = decision.reason, decision.terms, fleet.candidates
+        prompt_tokens, in_flight = view.prompt_tokens, fleet.in_flight[decision.pod]
+        decide_ms = (exchange.decided_at - began) * 1e3
+        if pod is not None and exchange.predicted is not None:
+            block_size = gateway.prefix.block_size(pod.name)
+    first = exchange.first_at
+    if stream and notes is not None and notes.token_at:
+        first = notes.token_at
+    record = DecisionRecord(
+        id=name,
+        at=began + clock_offset,
+        model=model,
+        path=head.path.decode("latin-1"),
+        stream=stream,
+        user=head.user,
+        worker=gateway.row,
+        policy=exchange._policy.name,
+        reason=reason,
+        candidates=candidates,  # type: ignore[arg-type]
+        terms=terms,  # type: ignore[arg-type]
+        chosen=pod.name if pod is not None else "",
+        pod_ip=pod.ip if pod is not None else "",
+        attempts=list(exchange.attempts),
+        prompt_tokens=prompt_tokens,
+        block_size=block_size,
+        predicted_tokens=exchange.predicted,
+        index_state=exchange.index_state if decision is not None else "absent",
+        in_flight=in_flight,
+        status=exchange.status,
+        outcome=exchange.outcome,
+        error=exchange.error if exchange.outcome != "ok" else "",
+        cached_tokens=usage.cached if usage is not None else None,
+        usage_prompt_tokens=usage.prompt if usage is not None else None,
+        completion_tokens=usage.completion if usage is not None else None,
+        decide_ms=decide_ms,
+        connect_ms=(exchange.connected_at - exchange.decided_at) * 1e3 if exchange.connected_at else 0.0,
+        ttft_ms=(first - exchange.sent_at) * 1e3 if first else None,
+        total_ms=(exchange.ended_at - began) * 1e3,
+        request_bytes=exchange.request_bytes,
+        response_bytes=exchange.response_bytes,
+    )
+    if notes is not None and notes.last_at > notes.token_at:
         count = record.completion_tokens or notes.events
-        if count > 1 and notes.last_at > notes.token_at:
+        if count > 1:
             record.itl_ms = (notes.last_at - notes.token_at) / (count - 1) * 1e3
+    return record

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from backend.gateway import answers
+from backend.gateway.body import PATHS, Api
 from backend.gateway.framing import HOP_BY_HOP
 
 Header = tuple[bytes, bytes]
@@ -37,23 +38,26 @@ class RequestHead(msgspec.Struct, gc=False, kw_only=True):
     """As sent, query string included."""
     path: bytes
     forward: bytes
+    api: Api | None = None
+    upstream: bytes = b""
+    """The request's first lines for an engine: the request line, `forward`, and the length where the client gave one."""
+    has_length: bool = False
     http10: bool = False
     keep_alive: bool = True
     content_length: int = 0
     expects_continue: bool = False
     strategy: str = ""
     user: str = ""
-    trace_id: str = ""
+    trace_id: bytes = b""
     authorization: bytes = b""
 
 
 class Request(msgspec.Struct, gc=False):
-    """A whole request. `began` is the monotonic clock when it was complete, `at` the time of day."""
+    """A whole request. `began` is the monotonic clock (perf_counter) when it was complete."""
 
     head: RequestHead
     body: bytes
     began: float
-    at: float
 
 
 def read_head(method: bytes, target: bytes, version: str, headers: Iterable[Header], keep_alive: bool) -> RequestHead:
@@ -78,6 +82,9 @@ def read_head(method: bytes, target: bytes, version: str, headers: Iterable[Head
     head = RequestHead(method=method, target=target, path=target, forward=b"".join(kept), keep_alive=keep_alive, http10=version == "1.0")
     _origin_form(head)
     _apply(head, special)
+    head.api = PATHS.get(head.path)
+    length = b"content-length: %d\r\n" % head.content_length if head.has_length else b""
+    head.upstream = b"POST %b HTTP/1.1\r\n%b%b" % (head.target, head.forward, length)
     return head
 
 
@@ -104,6 +111,7 @@ def _apply(head: RequestHead, special: dict[bytes, bytes]) -> None:
     length = special.get(b"content-length")
     if length is not None:
         head.content_length = int(length)
+        head.has_length = True
     if len(special) > (length is not None) + (b"host" in special):
         _apply_rare(head, special)
 
@@ -123,12 +131,12 @@ def _apply_rare(head: RequestHead, special: dict[bytes, bytes]) -> None:
         head.forward = _without(head.forward, {option.strip() for option in connection.split(b",")})
 
 
-def trace_id(traceparent: bytes) -> str:
-    """The 32 hex digits of a W3C trace id, or "" when there is none."""
+def trace_id(traceparent: bytes) -> bytes:
+    """The 32 hex digits of a W3C trace id, or nothing."""
     parts = traceparent.split(b"-")
     if len(parts) != 4 or len(parts[1]) != 32 or parts[1].strip(b"0123456789abcdef"):
-        return ""
-    return parts[1].decode()
+        return b""
+    return parts[1]
 
 
 def _without(forward: bytes, names: set[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -27,13 +27,16 @@ LINGER_S = 1.0
 """Seconds in which a refused client's remaining bytes are read and dropped: closing at once could destroy the answer on its way."""
 
 
+KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 2048
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection. The parser calls the `on_*` methods."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_closing", "_current", "_gateway", "_head", "_head_bytes", "_headers", "_in_head", "_limits", "_lingering",
-        "_message_began", "_parser", "_queue", "_reading_paused", "_stepping", "_target", "_transport", "idle_since", "stalled_since",
-        "write_paused",
+        "_asked_for_body", "_between", "_body", "_body_bytes", "_closing", "_current", "_gateway", "_head", "_head_bytes", "_headers",
+        "_in_head", "_known", "_limits", "_lingering", "_message_began", "_parser", "_queue", "_reading_paused", "_stepping", "_target",
+        "_transport", "idle_since", "stalled_since", "write_paused",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway) -> None:
@@ -43,6 +46,9 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._queue: deque[Request | Problem] = deque()
         self._current: Exchange | None = None
+        self._known = gateway.known_heads
+        self._between = True
+        """The parser stands between two messages."""
         self._stepping = False
         self._closing = False
         self._lingering = False
@@ -61,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        self._asked_for_body = False
 
     # --- asyncio ---
 
@@ -69,8 +76,25 @@ class ClientConnection(asyncio.Protocol):
         self._gateway.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
+        """A request that came whole in one packet, with a head that the parser has seen before, needs no parser: see `_remember`."""
         if self._closing:
             return
+        if self._between and self._current is None and not self._queue:
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._known.get(data[:end])
+            if head is not None and end + head.content_length == len(data):
+                self._gateway.refresh_fleet()
+                self._current = exchange = Exchange(self._gateway, self, head, data[end:], perf_counter())
+                exchange.start()
+                return
+            if self._parse(data):
+                self._remember(data, end)
+        else:
+            self._parse(data)
+        self._step()
+
+    def _parse(self, data: bytes) -> bool:
+        """Whether nothing was wrong."""
         if self._in_head and self._target:
             # A head that goes on over several packets: the parser keeps its unfinished line, so the whole is counted here.
             self._head_bytes += len(data)
@@ -87,7 +111,23 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(answers.head_too_large(self._limits.header_bytes))
         if not self._message_began and (self._target or not self._in_head):
             self._message_began = perf_counter()
-        self._step()
+        return not self._closing
+
+    def _remember(self, data: bytes, end: int) -> None:
+        """Keep what the parser made of the head `data[:end]`, when `data` was one whole request that began and ended with it.
+
+        The same bytes at the same place mean the same again, so the parser need not be asked twice; its strictness is untouched, since
+        only what it let pass is kept. Heads that say what the connection does next (close, 100-continue, chunks) are left to it.
+        """
+        if not self._between or len(self._queue) != 1 or end > KNOWN_HEAD_BYTES or not data[:1].isalpha():
+            return
+        request = self._queue[0]
+        if isinstance(request, Request) and len(request.body) == len(data) - end:
+            head = request.head
+            if head.keep_alive and not head.http10 and not head.expects_continue and head.content_length == len(request.body):
+                if len(self._known) >= KNOWN_HEADS:
+                    self._known.clear()
+                self._known[data[:end]] = head
 
     def eof_received(self) -> bool:
         return False
@@ -112,6 +152,9 @@ class ClientConnection(asyncio.Protocol):
             self._current.resume()
 
     # --- the parser ---
+
+    def on_message_begin(self) -> None:
+        self._between = False
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -141,8 +184,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _ask_for_body(self) -> None:
         head = self._head
-        if head is not None and head.expects_continue:
-            head.expects_continue = False
+        if head is not None and head.expects_continue and not self._asked_for_body:
+            self._asked_for_body = True
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -157,7 +200,8 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         if not self._closing and head is not None:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._queue.append(Request(head, body, perf_counter(), time()))
+            self._queue.append(Request(head, body, perf_counter()))
+        self._between = True
         self._message_began = 0.0
         self._clear()
 
@@ -173,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
                 self._answer_problem(following)
                 break
             self._gateway.refresh_fleet()
-            self._current = exchange = Exchange(self._gateway, self, following)
+            self._current = exchange = Exchange(self._gateway, self, following.head, following.body, following.began)
             exchange.start()
         self._stepping = False
         self._balance_reading()
@@ -202,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
             self._hang_up()
         elif self._queue:
             self._step()
-        else:
+        elif self._head is not None:
             self._ask_for_body()
 
     def _refuse(self, problem: Problem) -> None:
@@ -235,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
         elif self.write_paused and now - self.stalled_since > limits.keepalive_s:
             self._transport.abort()
         elif self._current is not None:
-            return
+            self._current.check_time(now)
         elif self._message_began:
             if now - self._message_began > limits.header_timeout_s:
                 self._refuse(answers.too_slow(limits.header_timeout_s))

@@ -10,7 +10,7 @@ import hmac
 import logging
 import random
 from collections.abc import Coroutine
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
@@ -19,12 +19,13 @@ from backend.core.errors import ConfigError, NotFound
 from backend.core.metrics import Registry
 from backend.core.settings import GatewaySettings
 from backend.engines.base import EngineAdapter, adapter
-from backend.gateway import answers, metrics
+from backend.gateway import answers, metrics, report
 from backend.gateway.counts import Counts
-from backend.gateway.fleet_table import FleetReader
+from backend.gateway.fleet_table import GENERATION, FleetReader
 from backend.gateway.policies import POLICIES, Policy
 from backend.gateway.prefix import Prefix
 from backend.gateway.records import RecordPublisher
+from backend.gateway.request import RequestHead
 from backend.gateway.series import Counters
 from backend.gateway.targets import Candidates, Targets
 from backend.gateway.tokens import Tokenizer
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from backend.gateway.server import ClientConnection
 
 log = logging.getLogger(__name__)
+
+SETTLE_S = 0.05
+SETTLE_AT = 512
+"""Finished requests wait for their record this long, or until there are so many."""
 
 
 class Gateway:
@@ -52,46 +57,52 @@ class Gateway:
         self.targets = Targets()
         self.prefix = prefix or Prefix(settings.shared)
         self.tokenizer = Tokenizer(timeout_s=settings.routing.tokenize_timeout_s, connect_timeout_s=settings.limits.connect_timeout_s)
-        self.records = RecordPublisher(settings.records, row, lost=self.count_lost_records, counters=self.prefix.counters)
+        settled = partial(metrics.count_hit, self.counters)
+        self.records = RecordPublisher(settings.records, row, lost=self.count_lost_records, counters=self.prefix.counters, settled=settled)
         self.clients: set[ClientConnection] = set()
-        self.exchanges: set[Exchange] = set()
+        self.known_heads: dict[bytes, RequestHead] = {}
+        """Heads of requests as the parser read them, by their bytes: see `server`."""
         self.draining = False
+        self._finished: list[Exchange] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._chance = random.Random()
         self.random = self._chance.random
-        self._policy_settings = {name: policy.settings(settings.routing) for name, policy in POLICIES.items()}
+        self._id_end = b""
+        self._ids = 0
+        self.policy_settings = {name: policy.settings(settings.routing) for name, policy in POLICIES.items()}
         self._key = f"Bearer {settings.auth_token}".encode() if settings.auth_token else b""
-        self._avoiding = False
+        self.needs_key = bool(self._key)
+        self.avoiding = False
+        """Some pod refused a connection a moment ago: see `preferred`."""
         self.refresh_fleet()
 
     # --- for requests ---
 
     def refresh_fleet(self) -> None:
         """One comparison when nothing changed."""
-        if self.fleet.generation() == self.targets.generation:
+        if self.fleet.words[GENERATION] == self.targets.generation:
             return
         try:
             self.targets.update(*self.fleet.read())
         except NotFound as error:
             log.warning("%s The fleet as known before stays in use.", error)
 
-    def new_request_id(self) -> str:
-        """A version 4 UUID. From a generator seeded by the system once: a system call a request would cost more than the rest of it."""
-        bits = self._chance.getrandbits(128)
-        digits = f"{bits & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48):032x}"
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    def new_request_id(self) -> bytes:
+        """A version 4 UUID. Its last 90 bits are drawn once for many requests, its first 32 never repeat until they are drawn again;
+        the factor only makes neighbours look unlike each other."""
+        if not self._ids & 0xFFFF_FFFF:
+            digits = f"{self._chance.getrandbits(92):023x}"
+            variant = "89ab"[self._chance.getrandbits(2)]
+            self._id_end = f"-{digits[:4]}-4{digits[4:7]}-{variant}{digits[7:10]}-{digits[10:22]}".encode()
+        self._ids += 1
+        return b"%08x%b" % (self._ids * 0x9E3779B1 & 0xFFFF_FFFF, self._id_end)
 
     def check_key(self, authorization: bytes) -> None:
         if self._key and not hmac.compare_digest(authorization, self._key):
             raise answers.bad_api_key()
 
-    def policy_settings(self, policy: Policy) -> object:
-        return self._policy_settings[policy.name]
-
     def preferred(self, candidates: Candidates) -> Candidates:
         """Without pods that refused a connection a moment ago, as long as others are left."""
-        if not self._avoiding:
-            return candidates
         now = asyncio.get_running_loop().time()
         refusing = [pod.name for pod in candidates.pods if pod.pool.avoid_until > now]
         if not refusing or len(refusing) == len(candidates.pods):
@@ -113,11 +124,28 @@ class Gateway:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of a request died", exc_info=error)
 
+    # --- what remains of requests ---
+
+    def note_finished(self, exchange: Exchange) -> None:
+        """Its record and counters are made a moment later together with others', off the path of the answer."""
+        finished = self._finished
+        finished.append(exchange)
+        if len(finished) == 1:
+            asyncio.get_running_loop().call_later(SETTLE_S, self.settle)
+        elif len(finished) >= SETTLE_AT:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make records and counters of the requests that have finished since the last time."""
+        finished, self._finished = self._finished, []
+        if finished:
+            report.settle(self, finished)
+
     # --- counting ---
 
     def count_retry(self, reason: str) -> None:
         self.counters.add(("retry", reason))
-        self._avoiding = True
+        self.avoiding = True
 
     def count_routing_error(self, reason: str) -> None:
         self.counters.add(("routing_error", reason))
@@ -137,6 +165,7 @@ class Gateway:
         return metrics.GatewayCollector(self.registry)
 
     def render_metrics(self) -> bytes:
+        self.settle()
         return metrics.render(self)
 
     # --- time ---
@@ -153,14 +182,12 @@ class Gateway:
         while True:
             await asyncio.sleep(tick)
             now, loop_now = perf_counter(), loop.time()
-            for exchange in list(self.exchanges):
-                exchange.check_time(now)
             for client in list(self.clients):
                 client.check_time(now)
-            self._avoiding = False
+            self.avoiding = False
             for pool in self.targets.pools.values():
                 pool.drop_aged(monotonic())
-                self._avoiding |= pool.avoid_until > loop_now
+                self.avoiding |= pool.avoid_until > loop_now
             self.rows = self.counts.used_rows() or [self.row]
             self.refresh_fleet()
 
@@ -183,6 +210,7 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.settle()
         await self.records.flush(1.0)
         for pool in self.targets.pools.values():
             pool.close()

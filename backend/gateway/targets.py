@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from backend.api.fleet import Pod
+from backend.gateway.counts import pick_slots
 from backend.gateway.fleet_table import Row
 from backend.gateway.upstream import PodPool
 
@@ -15,7 +16,7 @@ from backend.gateway.upstream import PodPool
 class PodTarget:
     """A ready pod and everything that is the same for each request sent there."""
 
-    __slots__ = ("address", "engine", "host_line", "ip", "name", "pool", "response_lines", "slot")
+    __slots__ = ("engine", "ip", "name", "pool", "request_lines", "response_lines", "slot")
 
     def __init__(self, row: Row, pool: PodPool) -> None:
         pod = row.pod
@@ -24,20 +25,20 @@ class PodTarget:
         self.engine = pod.engine
         self.slot = row.slot
         self.pool = pool
-        self.address = pool.address
-        self.host_line = f"host: {pool.address}\r\n".encode()
+        self.request_lines = f"host: {pool.address}\r\ntarget-pod: {pool.address}\r\n\r\n".encode()
+        """The last lines of a request's head."""
         self.response_lines = f"target-pod: {pod.name}\r\ntarget-pod-ip: {pool.address}\r\n".encode()
 
 
 class Candidates:
     """Pods in parallel lists, as policies, counts and the index want them. Never changed once made."""
 
-    __slots__ = ("names", "pods", "slots")
+    __slots__ = ("names", "pick", "pods")
 
     def __init__(self, pods: Iterable[PodTarget]) -> None:
         self.pods = list(pods)
         self.names = [pod.name for pod in self.pods]
-        self.slots = [pod.slot for pod in self.pods]
+        self.pick = pick_slots([pod.slot for pod in self.pods])
 
     def without(self, names: Iterable[str]) -> Candidates:
         refused = set(names)

@@ -25,11 +25,16 @@ MODEL = "m"
 
 
 def fleet(in_flight: Sequence[int]) -> FleetView:
-    return FleetView(candidates=[f"pod-{index}" for index in range(len(in_flight))], in_flight=in_flight)
+    return FleetView(candidates=[f"pod-{index}" for index in range(len(in_flight))], in_flight=list(in_flight))
 
 
 def request(matched_tokens: Sequence[int] | None = None, random: float = 0.0, index_problem: str = "") -> RequestView:
-    return RequestView(random=random, matched_tokens=matched_tokens, index_problem=index_problem, prompt_tokens=128)
+    return RequestView(
+        random=random,
+        matched_tokens=None if matched_tokens is None else list(matched_tokens),
+        index_problem=index_problem,
+        prompt_tokens=128,
+    )
 
 
 class FakeIndex:
@@ -62,13 +67,19 @@ def no_index(folder: Path) -> PrefixReader:
 
 
 class Running:
-    """A worker that listens. `records` gets every finished decision."""
+    """A worker that listens."""
 
     def __init__(self, gateway: Gateway, port: int, table: FleetTable) -> None:
         self.gateway = gateway
         self.port = port
         self.table = table
-        self.records: list[DecisionRecord] = []
+        self.put: list[DecisionRecord] = []
+
+    @property
+    def records(self) -> list[DecisionRecord]:
+        """Of every request finished until now."""
+        self.gateway.settle()
+        return self.put
 
     def set_pods(self, pods: Iterable[Pod]) -> None:
         self.table.write(list(pods))
@@ -109,7 +120,7 @@ async def running_gateway(
     gateway = Gateway(settings, folder, 0, prefix=prefix)
     server = await asyncio.get_running_loop().create_server(lambda: ClientConnection(gateway), "127.0.0.1", 0)
     running = Running(gateway, server.sockets[0].getsockname()[1], table)
-    gateway.records.put = running.records.append  # type: ignore[method-assign]
+    gateway.records.put = running.put.append  # type: ignore[method-assign]
     sweep = asyncio.create_task(gateway.sweep())
     try:
         yield running

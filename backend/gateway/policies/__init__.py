@@ -17,13 +17,19 @@ class Policy(NamedTuple):
     choose: Callable[[RequestView, FleetView, Any], Decision]
     settings: Callable[[RoutingSettings], object]
     needs_tokens: bool
+    after_id: bytes
+    """The header line `routing-strategy` as it stands behind a request id: with the id's line end before it."""
+
+
+def _policy(name: str, choose: Callable[..., Decision], settings: Callable[[RoutingSettings], object], needs_tokens: bool) -> Policy:
+    return Policy(name, choose, settings, needs_tokens, b"\r\nrouting-strategy: %b\r\n" % name.encode())
 
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy(uniform.NAME, uniform.choose, lambda settings: None, needs_tokens=False),
-        Policy(least_request.NAME, least_request.choose, lambda settings: None, needs_tokens=False),
-        Policy(prefix_cache.NAME, prefix_cache.choose, lambda settings: settings.prefix_cache, needs_tokens=True),
+        _policy(uniform.NAME, uniform.choose, lambda settings: None, needs_tokens=False),
+        _policy(least_request.NAME, least_request.choose, lambda settings: None, needs_tokens=False),
+        _policy(prefix_cache.NAME, prefix_cache.choose, lambda settings: settings.prefix_cache, needs_tokens=True),
     )
 }

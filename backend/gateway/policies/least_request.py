@@ -15,5 +15,5 @@ def choose(request: RequestView, fleet: FleetView, settings: None = None) -> Dec
     """Raises NoCandidate when `fleet` is empty."""
     if not fleet.candidates:
         raise NoCandidate("There is no pod to choose from.")
-    in_flight: list[float] = list(fleet.in_flight)
-    return Decision(NAME, ties.least_of(in_flight, request.random), "least_request", {"in_flight": in_flight}, (request, fleet, settings))
+    winner = ties.least_of(fleet.in_flight, request.random)
+    return Decision(NAME, winner, "least_request", {"in_flight": fleet.in_flight}, (request, fleet, settings))

@@ -27,29 +27,29 @@ def choose(request: RequestView, fleet: FleetView, settings: PrefixCacheSettings
     """
     if not fleet.candidates:
         raise NoCandidate("There is no pod to choose from.")
-    in_flight = list(fleet.in_flight)
-    matched = request.matched_tokens
+    in_flight, matched = fleet.in_flight, request.matched_tokens
     if matched is None:
         winner = ties.least_of(in_flight, request.random)
-        alone: dict[str, list[float]] = {"in_flight": list(in_flight)}
-        return Decision(NAME, winner, request.index_problem or "index_absent", alone, (request, fleet, settings))
+        return Decision(NAME, winner, request.index_problem or "index_absent", {"in_flight": in_flight}, (request, fleet, settings))
 
-    limit = _overload_limit(in_flight, settings.deviation_factor)
-    least = min(in_flight)
+    least, most = min(in_flight), max(in_flight)
+    limit = least if least == most else _overload_limit(in_flight, settings.deviation_factor)
     # Strictly above the bound, as upstream: then only the least loaded pods may match.
-    ceiling = min(limit, least) if max(in_flight) - least > settings.imbalance_requests else limit
+    ceiling = min(limit, least) if most - least > settings.imbalance_requests else limit
 
     best_match, best_load, tied = 0, 0, []
     for index, tokens in enumerate(matched):
-        load = in_flight[index]
-        if tokens <= 0 or load > ceiling:
+        if tokens <= 0 or tokens < best_match:
             continue
-        if tokens > best_match or (tokens == best_match and load < best_load):
+        load = in_flight[index]
+        if load > ceiling:
+            continue
+        if tokens > best_match or load < best_load:
             best_match, best_load, tied = tokens, load, [index]
-        elif tokens == best_match and load == best_load:
+        elif load == best_load:
             tied.append(index)
 
-    terms: dict[str, list[float]] = {"matched_tokens": list(matched), "in_flight": list(in_flight), "limit": [limit] * len(in_flight)}
+    terms: dict[str, Sequence[float]] = {"matched_tokens": matched, "in_flight": in_flight, "limit": [limit] * len(in_flight)}
     if tied:
         winner, reason = ties.pick(tied, request.random), "prefix_match"
     else:

@@ -12,4 +12,4 @@ def choose(request: RequestView, fleet: FleetView, settings: None = None) -> Dec
     count = len(fleet.candidates)
     if not count:
         raise NoCandidate("There is no pod to choose from.")
-    return Decision(NAME, int(request.random * count), "random", {"in_flight": list(fleet.in_flight)}, (request, fleet, settings))
+    return Decision(NAME, int(request.random * count), "random", {"in_flight": fleet.in_flight}, (request, fleet, settings))

@@ -215,6 +215,17 @@ def log_in(context: Any, dashboard: Dashboard, theme: str = "light") -> None:
     context.add_cookies([{"name": "workbench_theme", "value": theme, "url": dashboard.url}])
 
 
+OPENS = {"fleet": "a[href^='router?pod=']", "router": "tr.chosen"}
+"""What a click on a row opens, by page; sources of the cache page open nothing."""
+
+
+def click_a_row(page: Any, name: str) -> None:
+    """Click the second row and wait for what that opens."""
+    page.locator(".tabulator-row").nth(1).click()
+    if name in OPENS:
+        page.locator(OPENS[name]).wait_for()
+
+
 @pytest.fixture(scope="module")
 def visitor(browser: Any, dashboard: Dashboard) -> Iterator[Any]:
     """A logged-in visitor of this module's dashboard, whose browser keeps what it has already loaded."""

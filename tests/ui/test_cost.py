@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from bokeh.protocol import Protocol
 
-from tests.ui.conftest import LIVE, LIVE_MS, ControlThread, Dashboard, log_in, wait_on, wait_until
+from tests.ui.conftest import LIVE, LIVE_MS, ControlThread, Dashboard, click_a_row, log_in, wait_on, wait_until
 
 pytestmark = pytest.mark.ui
 
@@ -75,9 +75,9 @@ def test_thirty_sessions_leave_nothing_behind(browser: Any, tmp_path: Path) -> N
         for name in names[:IN_BROWSER]:
             page = context.new_page()
             page.goto(f"{dashboard.url}/{name}")
-            page.wait_for_selector(LIVE, timeout=LIVE_MS)
-            page.locator(".tabulator-row").nth(1).click()
-            page.locator(".tabulator-row.tabulator-selected").wait_for()
+            page.set_default_timeout(LIVE_MS)
+            page.wait_for_selector(LIVE)
+            click_a_row(page, name)
             page.close()
         cookies = "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in context.cookies())
         control.call(visit(dashboard, cookies, names[IN_BROWSER:]), timeout_s=120)

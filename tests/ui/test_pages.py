@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.ui.conftest import LIVE_MS, ControlThread, Dashboard, Guard, log_in
+from tests.ui.conftest import LIVE_MS, ControlThread, Dashboard, Guard, click_a_row, log_in
 
 pytestmark = pytest.mark.ui
 
@@ -147,8 +147,7 @@ def test_names_with_markup_are_shown_not_run(browser: Any, tmp_path: Path) -> No
         for name in CARDS:
             page.goto(f"{dashboard.url}/{name}")
             page.locator(".tabulator-row", has_text="<img src=x").first.wait_for()
-            page.locator(".tabulator-row").nth(1).click()
-            page.locator(".tabulator-row.tabulator-selected").wait_for()
+            click_a_row(page, name)
         page.locator("tr.chosen", has_text="<img src=x").wait_for()
         assert guard.complaints == []
         page.context.close()

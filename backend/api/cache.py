@@ -45,6 +45,8 @@ class SourcePage(msgspec.Struct, kw_only=True):
 
     items: list[SourceState]
     next: str | None = None
+    problem: str = ""
+    """Why routing looks at an older index; empty while it sees this one."""
 
 
 class SharedPrefix(msgspec.Struct, kw_only=True):

@@ -211,6 +211,15 @@ def _peers(view: View) -> Iterator[Finding]:
             view.kvindex,
             "Cache pages show nothing new, and routing uses the index as it was, then none.",
         )
+    elif view.index_problem:
+        yield _finding(
+            "index-no-room",
+            "warning",
+            "Routing uses an older KV index",
+            view.kvindex.url,
+            cause=f"{view.index_problem} The index grew beyond it; predictions leave out what engines stored since.",
+            fix="Make room in shared memory (df /dev/shm; in a container: --shm-size). kvindex tries again every few seconds.",
+        )
     if view.gateway.error:
         yield _away("gateway-away", "error", "The gateway does not answer", view.gateway, "Clients get no answers.")
 

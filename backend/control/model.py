@@ -32,6 +32,8 @@ class View:
     prefix_cache_used: bool = False
     """A request of the last minute was decided by what pods have cached."""
     kvindex: PeerView = PeerView("")
+    index_problem: str = ""
+    """Why routing looks at an older index."""
     gateway: PeerView = PeerView("")
     redis_configured: bool = True
     history: HistoryTrouble = field(default_factory=HistoryTrouble)

@@ -82,12 +82,15 @@ class Index(Peer):
 
     sources: list[SourceState] | None = None
     """None until it answered for the first time."""
+    problem = ""
+    """Why readers of the index see an older state."""
 
     async def refresh(self) -> None:
         await self.watch(routes.INDEX_SOURCES, self._read)
 
     def _read(self, body: bytes) -> None:
-        self.sources = msgspec.json.decode(body, type=SourcePage).items
+        page = msgspec.json.decode(body, type=SourcePage)
+        self.sources, self.problem = page.items, page.problem
 
 
 class Gateway(Peer):

@@ -119,6 +119,7 @@ class Control:
             sources=self.index.sources,
             prefix_cache_used=self.traffic.uses("prefix-cache", now),
             kvindex=self.index.view,
+            index_problem=self.index.problem,
             gateway=self.gateway.view,
             redis_configured=bool(self.settings.records.redis_url),
             history=self.history.trouble,

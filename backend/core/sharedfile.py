@@ -39,6 +39,9 @@ class SharedFile:
                 else:
                     os.ftruncate(fd, size)
                 return cls(path, mmap.mmap(fd, size), writable=True)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
             finally:
                 os.close(fd)
         except OSError as error:

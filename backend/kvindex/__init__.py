@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backend.kvindex.index import IngestResult, PrefixIndex
+    from backend.kvindex.index import PrefixIndex
     from backend.kvindex.matches import Matches
     from backend.kvindex.reader import IndexReader
+    from backend.kvindex.result import IngestResult
     from backend.kvindex.wire import Batch, Event, decode_batch
 
 __all__ = ["Batch", "Event", "IndexReader", "IngestResult", "Matches", "PrefixIndex", "decode_batch"]
@@ -22,7 +23,7 @@ _HOME = {
     "IndexReader": "reader",
     "Matches": "matches",
     "PrefixIndex": "index",
-    "IngestResult": "index",
+    "IngestResult": "result",
 }
 
 

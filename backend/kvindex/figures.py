@@ -41,6 +41,8 @@ class _Figures(Collector):
             ("kvindex_generation", "Generation of the shared file", stats.generation),
         ):
             yield GaugeMetricFamily(name, documentation, value=value)
+        failures = self._service.index.growth_failures
+        yield CounterMetricFamily("kvindex_growth_failures", "Attempts to grow for which shared memory had no room", value=failures)
         states = self._service.feed.states()
         labels = ("pod", "rank")
         for name, documentation in _COUNTERS.items():

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web as aioweb
 
 from backend.api import routes
-from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult
+from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult, SourcePage
 from backend.core import web
 from backend.core.errors import InvalidRequest, NotFound
 
@@ -65,7 +65,7 @@ class Handlers:
         return web.json_response(ProbeResult(model=model, tokens=size, matches=found))
 
     async def sources(self, _: aioweb.Request) -> aioweb.Response:
-        return web.json_response({"items": self._service.source_states()})
+        return web.json_response(SourcePage(items=self._service.source_states(), problem=self._service.index.problem))
 
     async def stats(self, _: aioweb.Request) -> aioweb.Response:
         return web.json_response(self._service.index.stats())

@@ -12,39 +12,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from backend.api.cache import IndexStats, SharedPrefix
-from backend.core.errors import WireError
+from backend.core.errors import DiskFull, WireError
 from backend.kvindex import cursor as c
 from backend.kvindex import hashing, kernels, overview, plainingest, wire
 from backend.kvindex import layout as at
 from backend.kvindex.owners import Domain, OwnerState, ParkedEvent, map_with_room, new_map
 from backend.kvindex.publish import Publisher
 from backend.kvindex.reader import IndexReader
+from backend.kvindex.result import IngestResult, result_of
 from backend.kvindex.table import Table
 
 _EVENT_ALONE = b"\x92\xc0\x91"
 """Head of a message with one event and no time stamp."""
-
-
-class IngestResult(msgspec.Struct, frozen=True):
-    """What a message did. `stored` and `removed` count blocks, the rest events."""
-
-    stored: int = 0
-    removed: int = 0
-    cleared: int = 0
-    skipped: int = 0
-    parked: int = 0
-    """Events whose parent is unknown: something was missed, a replay may bring it."""
-    unknown: int = 0
-    """Removals of blocks that the pod was not known to hold."""
-    ignored: int = 0
-    """Events about cache groups that hold less than whole prefixes."""
-    reasons: dict[str, int] = {}
-    """Skipped events by reason."""
 
 
 class PrefixIndex(IndexReader):
@@ -65,6 +48,12 @@ class PrefixIndex(IndexReader):
         folder = self._publisher.folder if self._publisher is not None else None
         generation = self._publisher.next_generation() if self._publisher is not None else 1
         super().__init__(folder, Table.create(at.slots_for(max(1, capacity_blocks)), 1, generation, folder), None)
+        self.problem = ""
+        """Why readers look at an older state; empty while they see this one."""
+        self.growth_failures = 0
+        self._to_publish = False
+        self._in_file = generation
+        """Newest generation that has a file."""
         self._lock = threading.RLock()
         self._states: dict[tuple[str, int], OwnerState] = {}
         self._domains: dict[str, Domain] = {}
@@ -95,9 +84,8 @@ class PrefixIndex(IndexReader):
             counts = self._apply(state, payloads, seed)
             if state.parked:
                 self._settle_parked(state, payloads, seed, counts)
-            if self._publisher is not None:
-                self._publisher.beat()
-            return _result(counts, len(state.parked))
+            self.beat()
+            return result_of(counts, len(state.parked))
 
     def _settle_parked(self, state: OwnerState, payloads: Sequence[bytes], seed: np.uint64, counts: list[int]) -> None:
         """Bring in parked events whose parent has come, and drop those that were removed meanwhile."""
@@ -187,13 +175,13 @@ class PrefixIndex(IndexReader):
 
     def publish(self) -> None:
         """Show this index to readers from now on."""
-        if self._publisher is not None:
-            with self._lock:
-                self._publisher.announce(self._table.generation)
+        with self._lock:
+            self._to_publish = True
+            self._show()
 
     def beat(self) -> None:
-        """Tell readers that the writer lives; call it more often than every 2 s."""
-        if self._publisher is not None:
+        """Tell readers that the writer lives; call it more often than every 2 s. Silent while they see an older state: it is stale."""
+        if self._publisher is not None and not self.problem:
             self._publisher.beat()
 
     def close(self) -> None:
@@ -335,7 +323,7 @@ class PrefixIndex(IndexReader):
         slots = old.slots
         while 4 * (old.words[at.H_DISTINCT] + needed) > slots:
             slots *= 2
-        new = Table.create(slots, bitmap_words, old.generation + 1, self._folder)
+        new = self._new_table(slots, bitmap_words, old.generation + 1)
         for word in (at.H_DISTINCT, at.H_COPIES, at.H_VERSION, at.H_DIRECTORY_VERSION, at.H_PARKED):
             new.words[word] = old.words[word]
         size = old.owners * at.OWNER_WORDS
@@ -352,27 +340,42 @@ class PrefixIndex(IndexReader):
             loaded.rehash_map(state.copies, copies, moved, True)
             state.copies = copies
         self._table = new
-        if self._publisher is not None:
-            self._publisher.replaced(old.generation, new.generation)
+        self._show()
+
+    def _new_table(self, slots: int, bitmap_words: int, generation: int) -> Table:
+        """In memory of our own where shared memory has no room: we go on, and readers keep what they have until `share` succeeds."""
+        try:
+            table = Table.create(slots, bitmap_words, generation, self._folder)
+        except DiskFull as error:
+            self.problem = error.message
+            self.growth_failures += 1
+            return Table.create(slots, bitmap_words, generation, None)
+        self.problem = ""
+        return table
+
+    def share(self) -> None:
+        """Put what outgrew shared memory there after all; a look at `problem` says whether there was room."""
+        with self._lock:
+            if self.problem:
+                old = self._table
+                new = self._new_table(old.slots, old.bitmap_words, old.generation)
+                if not self.problem:
+                    new.array[:] = old.array
+                    self._table = new
+                    self._show()
+
+    def _show(self) -> None:
+        """Readers get the present generation, if it is where they can see it and meant for them already."""
+        if self._publisher is None or self.problem:
+            return
+        if self._to_publish:
+            self._publisher.announce(self._table.generation)
+        else:
+            self._publisher.replaced(self._in_file, self._table.generation)
+        self._in_file = self._table.generation
 
     def _note_parked(self) -> None:
         self._table.words[at.H_PARKED] = sum(state.parked_blocks for state in self._states.values() if state.parked)
-
-
-def _result(counts: list[int], parked: int) -> IngestResult:
-    reasons = {}
-    if any(counts[c.C_REASONS : -1]):
-        reasons = {reason: count for reason, count in zip(c.REASONS, counts[c.C_REASONS :], strict=False) if count}
-    return IngestResult(
-        stored=counts[c.C_STORED],
-        removed=counts[c.C_REMOVED],
-        cleared=counts[-1],
-        skipped=sum(reasons.values()),
-        parked=parked,
-        unknown=counts[c.C_UNKNOWN],
-        ignored=counts[c.C_IGNORED],
-        reasons=reasons,
-    )
 
 
 def _park(state: OwnerState, message: bytes) -> None:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
 _LOOK_S = 0.05
+SHARE_AGAIN_S = 5.0
+"""Seconds between two attempts to give readers an index that outgrew shared memory."""
 PUBLISH_AFTER_S = 3.0
 """Readers get the new index at the latest then, however many engines have not answered."""
 
@@ -56,6 +58,7 @@ class IndexService:
         self._tasks.start("kernels", self._load_kernels)
         self._tasks.start("discovery", self.discovery.run)
         self._tasks.start("publish", self._publish)
+        self._tasks.start("room", self._share_again)
         self._tasks.start("heartbeat", self._beat, on_death="stop")
         try:
             await self._tasks.wait_stopped()
@@ -97,6 +100,18 @@ class IndexService:
         while True:
             self.index.beat()
             await asyncio.sleep(BEAT_S)
+
+    async def _share_again(self) -> None:
+        told = ""
+        while True:
+            await asyncio.sleep(SHARE_AGAIN_S)
+            if self.index.problem:
+                if not told:
+                    log.error("%s Readers keep an older index until there is room.", self.index.problem)
+                await asyncio.to_thread(self.index.share)
+            if told and not self.index.problem:
+                log.info("readers see the whole index again")
+            told = self.index.problem
 
     def _receiver_ended(self, receiver: asyncio.Task[None]) -> None:
         if not receiver.cancelled() and (error := receiver.exception()) is not None:

@@ -17,7 +17,8 @@ from backend.api.cache import SourceState
 from backend.core.clock import Clock
 from backend.engines.base import EventSourceInfo
 from backend.kvindex import tracker as t
-from backend.kvindex.index import IngestResult, PrefixIndex
+from backend.kvindex.index import PrefixIndex
+from backend.kvindex.result import IngestResult
 from backend.kvindex.wire import batch_timestamp
 
 log = logging.getLogger(__name__)

@@ -69,6 +69,7 @@ CASES = [
     ),
     ("kvindex_away", view(kvindex=PeerView("http://k", "refused.")), "kvindex-away", "warning", "refused"),
     ("kvindex_away_and_needed", view(kvindex=PeerView("http://k", "no"), prefix_cache_used=True), "kvindex-away", "error", "no"),
+    ("index_without_room", view(index_problem="No room left to write x."), "index-no-room", "warning", "No room left"),
     ("gateway_away", view(gateway=PeerView("http://g", "refused.")), "gateway-away", "error", "Clients get no answers"),
     ("no_stream_server", view(redis_configured=False), "redis-off", "info", "redis_url"),
     ("stream_server_away", view(history=HistoryTrouble(redis="closed")), "redis-away", "error", "closed"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -133,3 +135,48 @@ def test_no_wrong_answer_while_a_writer_in_another_process_churns_and_grows(tmp_
         assert int(writer.stdout.read()) > 3
     assert answers > 1000
     assert len(seen) > 1
+
+
+def test_an_index_that_outgrows_shared_memory_is_shared_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = PrefixIndex(64, tmp_path)
+    writer.ingest("a", batch(stored([1], PROMPT[:4])))
+    reader = PrefixIndex.open(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for block in range(2, 3000):
+        writer.ingest("a", batch(stored([block], [block] * 4)))
+    writer.ingest("a", batch(stored([3000], PROMPT[4:8], parent=1)))
+    assert (writer.match(PROMPT[:8]), writer.blocks("a")) == ({"a": 8}, 3000)
+    assert reader.match(PROMPT[:8]) == {"a": 4}
+    assert "No room left" in writer.problem
+    assert writer.growth_failures > 0
+    writer.share()
+    assert reader.match(PROMPT[:8]) == {"a": 4}
+    files = sorted(file.name for file in tmp_path.glob("index-[0-9]*.bin"))
+    assert len(files) == 1, "what could not be made leaves nothing behind"
+    monkeypatch.undo()
+    writer.share()
+    assert writer.problem == ""
+    assert reader.match(PROMPT[:8]) == {"a": 8}
+    assert reader.state() == "live"
+    writer.ingest("a", batch(removed(1)))
+    assert reader.match(PROMPT[:8]) == writer.match(PROMPT[:8])
+    assert len(list(tmp_path.glob("index-[0-9]*.bin"))) == 1
+
+
+def test_an_index_is_not_published_before_it_can_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = PrefixIndex(64, tmp_path, publish=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        for block in range(1, 2000):
+            writer.ingest("a", batch(stored([block], [block] * 4)))
+        writer.publish()
+    with pytest.raises(NotFound):
+        PrefixIndex.open(tmp_path)
+    writer.share()
+    assert PrefixIndex.open(tmp_path).match([7] * 4) == {"a": 4}

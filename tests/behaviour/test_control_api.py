@@ -322,7 +322,7 @@ async def test_a_pod_without_a_metric_is_listed_with_what_it_lacks(door, peers):
 
 async def test_metrics_name_what_the_history_did(door, valkey):
     await send(valkey, records(4), records(4))
-    await eventually(lambda: door.control.history.counters.written == 4)
+    await eventually(lambda: (door.control.history.counters.written, door.control.history.counters.duplicates) == (4, 4))
     text = (await door.get("/metrics")).text
     for line in ("control_history_received_total 4.0", "control_history_duplicates_total 4.0", "control_history_written_total 4.0"):
         assert line in text

@@ -111,6 +111,10 @@ def _named_by_connection(lines: list[bytes]) -> frozenset[bytes]:
     return frozenset(named - {b"content-length", b"transfer-encoding"}) if named else frozenset()
 
 
+_BURST_BYTES = 1024
+_LAST_CHUNK = [b"0", b""]
+
+
 class ChunkWalker:
     """Finds the end of a chunked body over any number of packets. One object a body."""
 
@@ -141,8 +145,25 @@ class ChunkWalker:
         elif self._partial:
             offset = len(self._partial)
             data, self._partial = self._partial + data, b""
+        elif len(data) >= _BURST_BYTES and (end := self._whole_chunks(data)):
+            return end
         end = self._walk(data, position)
         return end - offset if end >= 0 else -1
+
+    def _whole_chunks(self, data: bytes) -> int:
+        """What `_walk` would answer for a packet of whole chunks, or 0 when `data` is something else or cannot be told to be that.
+
+        A burst of a stream's chunks costs a few calls here instead of a turn of a loop for each. Exact: between two line ends stands a
+        size, then as many bytes as it says, and so on; a payload that holds a line end itself makes the lengths differ.
+        """
+        lines = data.split(b"\r\n")
+        if lines.pop():
+            return 0
+        end = -1
+        if lines[-2:] == _LAST_CHUNK:
+            del lines[-2:]
+            end = len(data)
+        return end if list(map(len, lines[1::2])) == list(map(self._sizes.get, lines[::2])) else 0
 
     def _keep_line_end(self, data: bytes) -> None:
         self._skip -= len(data)

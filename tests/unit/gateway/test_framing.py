@@ -108,3 +108,35 @@ def test_frames_are_taken_out_of_an_event_wherever_they_fall() -> None:
     for cut in range(1, len(event)):
         parts = (event[:cut], event[cut:])
         assert without_frames(b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n").strip() == event.strip()
+
+
+PAYLOADS = st.binary(min_size=1, max_size=300) | st.sampled_from([b"\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n", b"a\r\n" * 40, b"data: x\n\n"])
+
+
+@given(st.lists(PAYLOADS, min_size=4, max_size=40), st.booleans(), st.binary(max_size=8))
+def test_a_burst_ends_where_a_walk_over_single_bytes_says(chunks: list[bytes], complete: bool, surplus: bytes) -> None:
+    """Large packets take a short way; it must be the same way, whatever the payloads look like."""
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + (b"0\r\n\r\n" + surplus if complete else b"")
+    bytewise, expected = ChunkWalker(), -1
+    for at in range(len(wire)):
+        if bytewise.feed(wire[at : at + 1]) >= 0:
+            expected = at + 1
+            break
+    ChunkWalker().feed(wire)  # sizes are known the second time
+    assert ChunkWalker().feed(wire) == expected
+
+
+@pytest.mark.parametrize("wrong", [b"6\r\nhello\r\n", b"4\r\nhello\r\n", b"0\r\n\r\n", b"zz\r\nhello\r\n"])
+def test_a_burst_with_one_wrong_frame_is_judged_as_without_the_short_way(wrong: bytes) -> None:
+    good = b"5\r\nhello\r\n"
+    walker = ChunkWalker()
+    assert walker.feed(good * 300) == -1
+    try:
+        expected: object = ChunkWalker().feed(good + wrong + good)
+    except WireError as error:
+        expected = error.reason
+    try:
+        found: object = ChunkWalker().feed(good * 150 + wrong + good * 150)
+    except WireError as error:
+        found = error.reason
+    assert found == (expected + 149 * len(good) if isinstance(expected, int) and expected >= 0 else expected)

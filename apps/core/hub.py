@@ -80,6 +80,8 @@ class Hub:
         self._findings: tuple[Finding, ...] | None = None
         self._sources: tuple[SourceState, ...] | None = None
         self._decisions: OrderedDict[str, DecisionRecord] | None = None
+        self._ordered: tuple[DecisionRecord, ...] | None = None
+        """The decisions newest first; None when they have changed since."""
         self._trends: deque[Trend] = deque(maxlen=KEPT_TRENDS)
         self._map: CacheMap | None = None
         self._map_error = ""
@@ -95,23 +97,24 @@ class Hub:
     def snapshot(self) -> Snapshot:
         """The state now. The same object until something changes."""
         if self._snapshot.version != self._version:
-            decisions = None if self._decisions is None else tuple(reversed(self._decisions.values()))
             self._snapshot = Snapshot(
                 version=self._version,
                 connection=self._connection,
                 fleet=self._fleet,
                 findings=self._findings,
                 sources=self._sources,
-                decisions=self._same_decisions(decisions),
+                decisions=self._newest_first(),
                 trends=tuple(self._trends),
                 cache_map=self._map,
                 cache_map_error=self._map_error,
             )
         return self._snapshot
 
-    def _same_decisions(self, new: tuple[DecisionRecord, ...] | None) -> tuple[DecisionRecord, ...] | None:
-        old = self._snapshot.decisions
-        return old if old and new and old[0] is new[0] and len(old) == len(new) else new
+    def _newest_first(self) -> tuple[DecisionRecord, ...] | None:
+        """Decisions by their end, also those of two gateway workers whose records came in two batches."""
+        if self._ordered is None and self._decisions is not None:
+            self._ordered = tuple(sorted(self._decisions.values(), key=_ended_at, reverse=True))
+        return self._ordered
 
     @property
     def connection(self) -> Connection:
@@ -154,11 +157,12 @@ class Hub:
 
     def _add_decisions(self, records: list[DecisionRecord]) -> None:
         known = self._decisions if self._decisions is not None else OrderedDict()
-        for record in sorted(records, key=lambda record: record.at + record.total_ms / 1000):
+        for record in sorted(records, key=_ended_at):
             known[record.id] = record
         while len(known) > KEPT_DECISIONS:
             known.popitem(last=False)
         self._decisions = known
+        self._ordered = None
 
     async def _follow_for_ever(self) -> None:
         delay = FIRST_DELAY_S
@@ -197,3 +201,7 @@ class Hub:
         while bins > 32 and bins * pods > MAP_CELLS:
             bins //= 2
         return bins
+
+
+def _ended_at(record: DecisionRecord) -> float:
+    return record.at + record.total_ms / 1000

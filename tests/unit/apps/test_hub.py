@@ -226,3 +226,13 @@ def test_prompt_tokens_are_a_mean_since_one_scrape_alone_is_mostly_zero() -> Non
     trends = tuple(dataclasses.replace(still, at=at * 15.0, prompt_tokens_per_s=rate) for at, rate in enumerate(rates))
     assert mean_prompt_tokens(trends, seconds=30.0) == {"a": 300.0, "new": 60.0}
     assert mean_prompt_tokens((), seconds=30.0) == {}
+
+
+async def test_decisions_stand_by_their_end_even_when_a_later_batch_brings_an_earlier_one() -> None:
+    hub, _ = make([])
+    hub.apply(Change(decisions=[decision("late", at=9.0), decision("early", at=1.0)]))
+    before = hub.snapshot().decisions
+    hub.apply(Change(fleet=fleet(2)))
+    assert hub.snapshot().decisions is before, "what did not change is the same object"
+    hub.apply(Change(decisions=[decision("between", at=5.0)]))
+    assert [record.id for record in hub.snapshot().decisions or ()] == ["late", "between", "early"]

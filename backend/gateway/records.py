@@ -142,6 +142,10 @@ class RecordPublisher:
             if self._left_under_way and not taken:
                 self._lost(self._left_under_way)
             self._under_way, self._left_under_way = frozenset(), 0
+            # As in `backend.history.stream`: redis-py, or asyncio.wait_for of CPython 3.11, can swallow a cancellation.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
         return taken
 
     async def _send(self, batch: list[DecisionRecord]) -> None:

@@ -139,3 +139,23 @@ async def test_a_doubtful_hit_that_leaves_a_full_queue_is_told_as_it_stands() ->
     records.put_doubtful(doubtful("a"), Evidence())
     records.put(record("b"))
     assert told.classes == ["unknown"]
+
+
+async def test_a_cancellation_that_the_client_library_swallows_still_ends_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = publisher(Told(), "redis://127.0.0.1:1/0")
+    entered = asyncio.Event()
+
+    async def swallowing(batch: list[DecisionRecord]) -> None:
+        entered.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return
+
+    monkeypatch.setattr(records, "_send", swallowing)
+    records.put(record("a"))
+    running = asyncio.create_task(records.run())
+    await entered.wait()
+    running.cancel()
+    await asyncio.wait([running], timeout=2.0)
+    assert running.cancelled()

@@ -1,4 +1,5 @@
-"""Counters in shared memory: a worker adds to a word, any worker can read the sums over all, and a killed worker loses none.
+"""Counters in shared memory: a worker adds to a word, any worker can read the sums over all, and a killed worker
+loses at most what finished in its last moments (`service.SETTLE_S`).
 
 One file a row, `metrics-ROW.bin`: words of counts first, then the names of the series in the order in which they were first used. A
 series is (metric, label values); its word has the same index. A successor in the row goes on where its predecessor stopped.

@@ -35,7 +35,9 @@ class HeatMap:
         self._handles: dict[str, Any] = {}
         """The drawn figure's parts by HoloViews' names; empty until it is drawn."""
         self._cells: bytes = b""
-        self.pane = pn.pane.HoloViews(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0, visible=False)
+        self._plot = pn.pane.HoloViews(theme=BokehTheme(json=bokeh_theme(theme)), sizing_mode="stretch_width", margin=0)
+        # Hidden and greyed from outside: a figure that is drawn while it is hidden keeps its size of nothing.
+        self.pane = pn.Column(self._plot, sizing_mode="stretch_width", margin=0, visible=False)
 
     def show(self, data: CacheMap) -> None:
         if not data.pods:
@@ -51,13 +53,13 @@ class HeatMap:
         if shape != self._shape:
             self._shape = shape
             self._handles.clear()
-            self.pane.object = self._draw(cells, shape, top)
             self.pane.visible = True
+            self._plot.object = self._draw(cells, shape, top)
         elif self._handles:
             self._update(cells, top)
         else:
             # Nobody has this page on screen yet: what will be drawn is the newest.
-            self.pane.object = self._draw(cells, shape, top)
+            self._plot.object = self._draw(cells, shape, top)
         self._top, self._cells = top, cells.tobytes()
 
     def _update(self, cells: Any, top: int) -> None:

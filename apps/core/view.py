@@ -24,6 +24,9 @@ PERIOD_MS = 500
 BEAT_TICKS = 4
 """A sign of life to the browser every two seconds, so that a page whose server died says so by itself."""
 
+LONGEST_BUILD_TICKS = 30
+"""A browser that has not said after so many ticks that it is done is taken to be."""
+
 
 class View:
     """What stands on a page. Subclasses build `self.layout` once and change it in `refresh`."""
@@ -56,6 +59,7 @@ class Ticker:
         self._shown: tuple[str, str] = ("", "")
         self._failure = ""
         self._context: Any = None
+        self._building = 0
         # In the background: counting a tick as "busy" and "idle again" takes Panel longer than most ticks.
         self._timer = PeriodicCallback(callback=self.tick, period=PERIOD_MS, background=True)
 
@@ -68,7 +72,7 @@ class Ticker:
         self._timer.stop()
 
     def tick(self) -> None:
-        if self._left():
+        if self._nobody_looks():
             return
         hub = self.view.hub
         with pn.io.hold():
@@ -78,10 +82,19 @@ class Ticker:
                 self._refresh(snapshot)
             self._beat(hub)
 
-    def _left(self) -> bool:
-        """Whether the page was closed or reloaded: its session stays for a minute, lest a bad network loses it, but nobody looks."""
+    def _nobody_looks(self) -> bool:
+        """Whether there is nobody to draw for.
+
+        A page that was closed or reloaded keeps its session for a minute, lest a bad network loses it. And a browser that is still
+        building the page passes over some of what changes meanwhile (a figure that comes then stays invisible).
+        """
         session = getattr(self._context, "session", None)
-        return session is not None and self._ticks > 0 and session.connection_count == 0
+        if session is None or self._ticks == 0:
+            return False
+        if session.connection_count == 0:
+            return True
+        self._building += 0 if pn.state.loaded else 1
+        return not pn.state.loaded and self._building < LONGEST_BUILD_TICKS
 
     def _refresh(self, snapshot: Snapshot) -> None:
         try:

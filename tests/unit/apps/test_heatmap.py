@@ -42,9 +42,9 @@ def test_the_first_pod_is_the_top_row_and_names_sort_as_people_count(heat: HeatM
 def test_a_new_map_of_the_same_pods_changes_bytes_in_the_figure_that_is_there(heat: HeatMap) -> None:
     heat.show(a_map([[1, 2], [3, 4]], ["a", "b"]))
     root = heat.pane.get_root()
-    drawn = heat.pane.object
+    drawn = heat.pane[0].object
     heat.show(a_map([[1, 2], [7, 4]], ["a", "b"]))
-    assert heat.pane.object is drawn
+    assert heat.pane[0].object is drawn
     assert image_of(root).tolist() == [[7, 4], [1, 2]]
     assert image_of(root).dtype == np.uint8
 
@@ -61,9 +61,9 @@ def test_the_colour_scale_follows_what_outgrows_it(heat: HeatMap) -> None:
 def test_another_pod_is_another_figure(heat: HeatMap) -> None:
     heat.show(a_map([[1, 2]], ["a"]))
     root = heat.pane.get_root()
-    drawn = heat.pane.object
+    drawn = heat.pane[0].object
     heat.show(a_map([[1, 2], [3, 4]], ["a", "b"]))
-    assert heat.pane.object is not drawn
+    assert heat.pane[0].object is not drawn
     assert image_of(heat.pane.get_root()).shape == (2, 2)
     assert root is not None
 

@@ -45,6 +45,8 @@ class Asked(msgspec.Struct, gc=False):
     text_json: msgspec.Raw | None = None
     """The prompt as a JSON string; None for a chat, whose whole body decides its tokens."""
     chat: bool = False
+    batch: bool = False
+    """Several prompts at once: the engine reports one hit for all of them, so there is nothing to compare a promise with."""
 
 
 _BRACKET, _DIGIT_0, _DIGIT_9 = b"[09"
@@ -67,6 +69,8 @@ def read(api: Api, body: bytes) -> Asked:
         chat = _chat.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _explain(body) from None
+    except RecursionError:
+        raise answers.invalid_body("error processing request body: it is nested too deeply") from None
     if not chat.messages:
         raise answers.invalid_body("no messages in the request body", "messages")
     return Asked(chat.model, bool(chat.stream), chat=True)
@@ -84,11 +88,13 @@ def _with_prompt(model: str, stream: bool, prompt: msgspec.Raw) -> Asked:
 
 
 def _with_array(model: str, stream: bool, prompt: msgspec.Raw) -> Asked:
-    """Token ids, or a batch of prompts: a batch is routed by its first."""
+    """Token ids, or a list of prompts: one alone is as good as itself."""
     first = bytes(memoryview(prompt)[1:64]).lstrip(b" \t\r\n")[:1]
     if first.isdigit() or first == b"]":
         return Asked(model, stream, token_json=prompt)
     items = _strings.decode(prompt)
+    if len(items) > 1 and first in (b"[", b'"'):
+        return Asked(model, stream, batch=True)
     if first == b"[":
         return Asked(model, stream, token_json=items[0])
     if first == b'"':

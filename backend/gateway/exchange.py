@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from backend.api.decisions import Outcome
 from backend.gateway import answers, body, local, policies, tokens
 from backend.gateway.answers import Problem
+from backend.gateway.labels import SelectorError
 from backend.gateway.model import Decision, FleetView, IndexState, NoCandidate, RequestView
 from backend.gateway.relay import Client, Relay
 from backend.gateway.request import RequestHead
@@ -30,14 +31,16 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 AVOID_S = 1.0
+_CUT_SHORT = ("client_gone", "truncated", "timeout")
 
 
 class Exchange(Relay):
     """Made for one request by its client's connection. Once finished it is what the request's record is made of (see `report`)."""
 
     __slots__ = (
-        "_body", "_candidates", "_fresh_tried", "_token_ids", "asked", "attempts", "began", "connected_at", "decided_at", "decision",
-        "ended_at", "index_counts", "index_counts_after", "index_state", "outcome", "own_id", "predicted", "request_bytes", "sent_at",
+        "_body", "_candidates", "_fresh_tried", "_problem", "_token_ids", "asked", "attempts", "began", "connected_at", "decided_at",
+        "decision", "ended_at", "index_counts", "index_counts_after", "index_state", "outcome", "own_id", "predicted", "request_bytes",
+        "sent_at",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, client: Client, head: RequestHead, request_body: bytes, began: float) -> None:
@@ -56,7 +59,7 @@ class Exchange(Relay):
         self._response = self._held = self.notes = self.usage = self.predicted = None
         self.attempts: tuple[str, ...] = ()
         self.index_state: IndexState = "absent"
-        self.error = ""
+        self.error = self._problem = ""
         self.status = self.response_bytes = 0
         self.decided_at = self.sent_at = self.connected_at = self.first_at = 0.0
         self._keep = True
@@ -91,6 +94,16 @@ class Exchange(Relay):
             log.exception("request %s failed inside the gateway", name)
             self._refuse(answers.internal(name))
 
+    async def _guarded_task(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """The same edge for what a request waits for."""
+        try:
+            await step(*arguments)
+        except Exception:
+            name = self.id.decode()
+            log.exception("request %s failed inside the gateway", name)
+            self._task = None
+            self._refuse(answers.internal(name))
+
     def _begin(self) -> None:
         head, gateway = self.head, self._gateway
         api = head.api
@@ -111,7 +124,9 @@ class Exchange(Relay):
             self._policy = policy
         if not candidates.pods:
             raise answers.no_ready_pod(asked.model)
-        self._candidates = candidates
+        if head.ignored:
+            gateway.count_ignored_headers(head.ignored)
+        self._candidates = candidates = _selected(candidates, head.selector) if head.selector else candidates
         if asked.token_json is None:
             return self._find_tokens(asked, candidates)
         try:
@@ -139,17 +154,20 @@ class Exchange(Relay):
         gateway = self._gateway
         if not self._policy.needs_tokens:
             return self._decide("")
+        state = gateway.prefix.refresh()
+        if asked.batch:
+            return self._decide("batch")
         if asked.text_json is None and not asked.chat:
             return self._decide("no_prompt")
-        if gateway.prefix.refresh() != "live":
-            return self._decide("")
+        if state != "live":
+            return self._decide("index_stale" if state == "stale" else "index_absent")
         key = tokens.cache_key(asked.model, self._body if asked.chat else asked.text_json)
         remembered = gateway.tokenizer.remembered(key)
         if remembered is not None:
             self._token_ids = remembered
             return self._decide("")
         pod = candidates.pods[int(gateway.random() * len(candidates.pods))]
-        self._task = gateway.spawn(self._tokenize(pod, key))
+        self._task = gateway.spawn(self._guarded_task(self._tokenize, pod, key))
         return None
 
     async def _tokenize(self, pod: PodTarget, key: bytes) -> None:
@@ -167,7 +185,8 @@ class Exchange(Relay):
     # --- the decision ---
 
     def _decide(self, problem: str) -> None:
-        """Choose and count in one step; the prediction is fixed before anything is sent."""
+        """Choose and count in one step; the prediction is fixed before anything is sent. `problem`: why no index is asked."""
+        self._problem = problem
         gateway, asked, candidates = self._gateway, self.asked, self._candidates
         assert asked is not None
         assert candidates is not None
@@ -202,7 +221,7 @@ class Exchange(Relay):
         if connection is not None:
             self._send(pod, connection)
         else:
-            self._task = gateway.spawn(self._connect(pod))
+            self._task = gateway.spawn(self._guarded_task(self._connect, pod))
 
     async def _connect(self, pod: PodTarget) -> None:
         failed, connection = "", None
@@ -234,6 +253,8 @@ class Exchange(Relay):
 
     def on_failure(self, kind: str, detail: str) -> None:
         connection, self._connection = self._connection, None
+        if self._done:
+            return
         if self.status:
             # Part of the answer has gone out: the missing end is all that can still be said.
             self.error = detail
@@ -245,7 +266,7 @@ class Exchange(Relay):
         if untouched and pod is not None and connection is not None and connection.reused:
             # The engine closed an idle connection just as it was used: that says nothing about the pod.
             self._fresh_tried = True
-            self._task = self._gateway.spawn(self._connect(pod))
+            self._task = self._gateway.spawn(self._guarded_task(self._connect, pod))
             return
         self._try_another(kind, detail)
 
@@ -258,8 +279,9 @@ class Exchange(Relay):
         pod, candidates, gateway = self.chosen, self._candidates, self._gateway
         assert pod is not None
         assert candidates is not None
-        self._held = self._response = self.usage = None
+        self._held = self._response = self.usage = self.notes = None
         self._body_began = False
+        self.response_bytes = 0
         self.error = f"{pod.name}: {detail}"
         if kind in ("connect", "reset", "draining") and self._has_another():
             gateway.counts.minus(pod.slot)
@@ -268,7 +290,7 @@ class Exchange(Relay):
             self.chosen = None
             self._candidates = candidates.without((pod.name,))
             self._fresh_tried = False
-            self._guarded(self._decide, "")
+            self._guarded(self._decide, self._problem)
         elif kind == "timeout":
             self._refuse(answers.gateway_timeout(detail), "timeout")
         elif kind == "connect":
@@ -306,11 +328,20 @@ class Exchange(Relay):
         if self._done:
             return
         self._done = True
-        gateway, pod = self._gateway, self.chosen
         self.outcome = outcome
-        if self.notes is not None:
-            self.usage = self.notes.usage()
         self.ended_at = perf_counter()
+        try:
+            self._leave()
+        except Exception:
+            log.exception("request %s: its record is lost", self.id.decode())
+            self._gateway.count_lost_records(1)
+        self._client.finished(self._keep)
+
+    def _leave(self) -> None:
+        """What remains of it goes to the counts, and later into its record."""
+        gateway, pod = self._gateway, self.chosen
+        if self.notes is not None and self.outcome in _CUT_SHORT:
+            self.usage = self.notes.usage()
         if pod is not None:
             gateway.counts.minus(pod.slot)
             if self.predicted is not None:
@@ -320,4 +351,13 @@ class Exchange(Relay):
         self._body = b""
         self._token_ids = None
         gateway.note_finished(self)
-        self._client.finished(self._keep)
+
+
+def _selected(candidates: Candidates, selector: str) -> Candidates:
+    try:
+        selected = candidates.selected(selector)
+    except SelectorError as error:
+        raise answers.bad_filter(str(error)) from None
+    if not selected.pods:
+        raise answers.nothing_passes(selector)
+    return selected

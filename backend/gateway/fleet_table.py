@@ -8,7 +8,6 @@ the writer is in the middle of it.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,16 +109,16 @@ class FleetReader:
     def serving_master(self) -> int:
         return int(self.words[_SERVING])
 
-    def read(self) -> tuple[int, list[Row]]:
-        """(generation, rows). A writer that died in the middle leaves an odd generation: then the caller keeps what it has."""
-        for _ in range(200):
-            before = self.generation()
-            if not before & 1:
-                rows = _read(self.words, self._bytes)
-                if rows is not None and self.generation() == before:
-                    return before, rows
-            time.sleep(0.0005)
-        raise NotFound("The fleet table is being written and does not come to rest.")
+    def read(self) -> tuple[int, list[Row]] | None:
+        """(generation, rows), or None while it is being written: then the caller keeps what it has and asks again later.
+
+        A writer that died in the middle leaves it so until its successor writes; requests must not wait for that.
+        """
+        before = self.generation()
+        if before & 1:
+            return None
+        rows = _read(self.words, self._bytes)
+        return (before, rows) if rows is not None and self.generation() == before else None
 
     def close(self) -> None:
         self._bytes.release()

@@ -4,6 +4,7 @@ Finished requests are counted a batch at a time (`Gateway.settle`); everything t
 Series, by their first word, then labels:
   request    model, policy, reason, status, outcome
   hit        model, hit class
+  ignored_header  name
   bucket     model, share of the prompt that the chosen pod was promised to hold
   tokens     model, kind (prompt, completion, cached)
   decide, ttft    upper bound in seconds; *_us: their sums
@@ -188,8 +189,12 @@ def _plain(sums: dict[Series, int]) -> Iterator[Metric]:
     for labels, value in _having(sums, "retry"):
         retries.add_metric(labels, value)
     yield retries
+    ignored = CounterMetricFamily("gateway_ignored_headers", "Headers of AIBrix that have no effect here.", labels=("header",))
+    for labels, value in _having(sums, "ignored_header"):
+        ignored.add_metric(labels, value)
+    yield ignored
     for name, kind, text in (
-        ("gateway_records_dropped", "records_dropped", "Decision records lost because the stream server was away."),
+        ("gateway_records_dropped", "records_dropped", "Decision records lost: the stream server was away, or it could not be written."),
         ("gateway_malformed_requests", "malformed", "Messages refused before they were a request: malformed, too large, too slow."),
         ("gateway_worker_restarts", "worker_restarts", "Workers that died and were started again."),
         ("gateway_metric_series_dropped", OVERFLOW[0], "Additions to series for which there was no room."),

@@ -7,13 +7,15 @@ call overhead (three calls cost more than scoring eight pods).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from backend.core.errors import TransientError
 
 IndexState = Literal["live", "stale", "absent"]
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+"""As an engine may report it: counters add these up, and a negative or endless number would spoil them for good."""
 
 
 class NoCandidate(TransientError):
@@ -58,17 +60,17 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
 
 class PromptDetails(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts as engines report them; `input_tokens` and `output_tokens` are the newer spelling."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
+    input_tokens: TokenCount | None = None
+    output_tokens: TokenCount | None = None
+    total_tokens: TokenCount | None = None
     prompt_tokens_details: PromptDetails | None = None
     input_tokens_details: PromptDetails | None = None
 

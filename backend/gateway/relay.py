@@ -1,7 +1,8 @@
 """The answer's half of an exchange: from the pod to the client, byte for byte, with what has to be known of it noted in passing.
 
-A plain answer is held until it is whole, so that a pod that dies or drains in the middle can be replaced; a stream is passed on as it
-comes. Never chooses a pod: what becomes of a request whose answer fails is decided by `exchange`, which builds on this.
+A plain answer is held until it is whole, so that a pod that dies or drains in the middle can be replaced; a stream is held until its
+first token and then passed on as it comes. Never chooses a pod: what becomes of a request whose answer fails is decided by `exchange`,
+which builds on this.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ HELD_BYTES = 262_144
 """A plain answer up to this size is sent on once it is whole, so that a pod that dies or drains in the middle can be replaced."""
 HELD_ERROR_BYTES = 65_536
 HELD_HTTP10_BYTES = 16 * 2**20
+HELD_OPENING_BYTES = 4096
+"""Of a stream, until its first event that says anything."""
 
 
 class Client(Protocol):
@@ -88,14 +91,12 @@ class Relay:
             self._held, self._held_bytes, self._held_limit = [], 0, hold
             return self._hold(data, False)
         self.notes = StreamNotes()
-        self._start_passing(head, data)
+        if head.event_stream:
+            self._held = []
+            return self._hold_opening(data, ended)
         if data:
             self._note(data, self.first_at)
-        if ended:
-            self._finish("ok")
-        elif self._client.write_paused:
-            self.pause()
-        return None
+        return self._open(head, data, ended)
 
     def _hold_limit(self, head: ResponseHead) -> int:
         """Bytes that this answer may have to be kept until it is whole; 0: it is passed on as it comes."""
@@ -117,7 +118,7 @@ class Relay:
             self._client.write(data)
             self._note(data, perf_counter())
         if ended:
-            self._finish("ok")
+            self._passed()
         return None
 
     def _note(self, data: bytes, now: float) -> None:
@@ -126,6 +127,8 @@ class Relay:
         self.notes.packet(data, now)  # type: ignore[union-attr]
 
     def _hold(self, data: bytes, ended: bool) -> None:
+        if self.notes is not None:
+            return self._hold_opening(data, ended)
         held = self._held
         assert held is not None
         if data:
@@ -134,12 +137,57 @@ class Relay:
             self._held_bytes += len(data)
         if not ended:
             if self._held_bytes <= self._held_limit:
-                return
-            if self._connection is not None:
-                self._connection.cancel()
-                self._connection = None
+                return None
+            self._drop_connection()
+            if self._held_limit == HELD_HTTP10_BYTES:
+                return self._refuse(answers.bad_gateway("it is too long for a client that speaks HTTP/1.0"), "upstream_error")
         self._held = None
-        self._answer_whole(b"".join(held))
+        return self._answer_whole(b"".join(held))
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.cancel()
+            self._connection = None
+
+    # --- a stream ---
+
+    def _hold_opening(self, data: bytes, ended: bool) -> None:
+        """The head waits for the first event that says anything: a draining pod says there that it is, and is replaced unseen."""
+        held, notes, head = self._held, self.notes, self._response
+        assert held is not None
+        assert notes is not None
+        assert head is not None
+        if data:
+            held.append(data)
+            self._note(data, perf_counter())
+        if not (ended or notes.opening or self.response_bytes > HELD_OPENING_BYTES):
+            return None
+        self._held = None
+        if notes.opening == "abort" and self._is_draining() and self._has_another():
+            self._drop_connection()
+            return self._try_another("draining", "the pod is draining")
+        return self._open(head, b"".join(held), ended)
+
+    def _open(self, head: ResponseHead, data: bytes, ended: bool) -> None:
+        self._start_passing(head, data)
+        if ended:
+            self._passed()
+        elif self._client.write_paused:
+            self.pause()
+
+    def _passed(self) -> None:
+        """A stream came to its own end: it says there how it went."""
+        notes = self.notes
+        assert notes is not None
+        self.usage, aborted, error = notes.ending()
+        if error:
+            self.error = f"the pod's stream holds an error: {error}"
+            self._finish("upstream_error")
+        elif aborted:
+            self.error = self.error or "the pod ended its answer before it was done"
+            self._finish("aborted")
+        else:
+            self._finish("ok")
 
     # --- a whole answer ---
 
@@ -158,8 +206,8 @@ class Relay:
             return self._send_error(200, whole, b"")
         self.usage = answer.usage
         outcome: Outcome = "ok"
-        if answer.choices and answer.choices[0].finish_reason == "abort" and self._is_draining():
-            if self._has_another():
+        if answer.choices and answer.choices[0].finish_reason == "abort":
+            if self._is_draining() and self._has_another():
                 return self._try_another("draining", "the pod is draining")
             outcome = "aborted"
         self.response_bytes = len(whole)
@@ -172,11 +220,14 @@ class Relay:
         payload = dechunked(whole) if head.length == CHUNKED else whole
         if head.status >= 400:
             return self._send_error(head.status, payload, head.retry_after)
-        self.response_bytes = len(payload)
+        notes = self.notes = StreamNotes()
+        if payload:
+            self._note(payload, self.first_at)
+        if notes.opening == "abort" and self._is_draining() and self._has_another():
+            return self._try_another("draining", "the pod is draining")
         self._start_passing(head.without_framing(), payload)
         self._keep = False
-        self._finish("ok")
-        return None
+        return self._passed()
 
     def _is_draining(self) -> bool:
         if self.chosen is None:

@@ -25,17 +25,26 @@ def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
     clock_offset = time() - perf_counter()
     records = []
     for exchange in finished:
-        record = _record(gateway, exchange, clock_offset)
-        records.append(record)
-        if record.outcome not in ("ok", "client_gone"):
-            level = logging.INFO if record.outcome == "refused" and record.status < 500 else logging.WARNING
-            log.log(level, "request %s: %s %d, %s", record.id, record.outcome, record.status, record.error)
-        evidence = _classify(record, exchange)
-        if evidence is not None:
-            gateway.records.put_doubtful(record, evidence)
-        else:
-            gateway.records.put(record)
+        try:
+            records.append(_publish(gateway, exchange, clock_offset))
+        except Exception:
+            # The edge of a request that is over: what is wrong with one must not cost the others their records.
+            log.exception("the record of request %s is lost", exchange.own_id.decode())
+            gateway.count_lost_records(1)
     metrics.count(gateway.counters, records)
+
+
+def _publish(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
+    record = _record(gateway, exchange, clock_offset)
+    if record.outcome not in ("ok", "client_gone"):
+        level = logging.INFO if record.outcome == "refused" and record.status < 500 else logging.WARNING
+        log.log(level, "request %s: %s %d, %s", record.id, record.outcome, record.status, record.error)
+    evidence = _classify(record, exchange)
+    if evidence is not None:
+        gateway.records.put_doubtful(record, evidence)
+    else:
+        gateway.records.put(record)
+    return record
 
 
 def _classify(record: DecisionRecord, exchange: Exchange) -> Evidence | None:

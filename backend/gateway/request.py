@@ -27,7 +27,9 @@ _DROPPED = HOP_BY_HOP | {
     b"routing-strategy",
     b"accept-encoding",  # usage is read from the answer: it must not be compressed
 }
-_READ = _DROPPED | {b"traceparent", b"authorization", b"user"}
+_UNSUPPORTED = (b"config-profile", b"x-session-id")
+"""AIBrix's headers that change its routing and not ours: passed on, and counted so that it shows."""
+_READ = _DROPPED | {b"traceparent", b"authorization", b"user", b"external-filter", *_UNSUPPORTED}
 
 
 class RequestHead(msgspec.Struct, gc=False, kw_only=True):
@@ -47,6 +49,10 @@ class RequestHead(msgspec.Struct, gc=False, kw_only=True):
     content_length: int = 0
     expects_continue: bool = False
     strategy: str = ""
+    selector: str = ""
+    """Of `external-filter`: labels that a pod must have."""
+    ignored: tuple[str, ...] = ()
+    """Names of headers that ask for something that this gateway does not do."""
     user: str = ""
     trace_id: bytes = b""
     authorization: bytes = b""
@@ -73,7 +79,7 @@ def read_head(method: bytes, target: bytes, version: str, headers: Iterable[Head
             if lower in special:
                 if lower == b"host":
                     raise answers.bad_request("more than one Host")
-                if lower == b"connection":
+                if lower in (b"connection", b"external-filter"):
                     value = special[lower] + b"," + value
             special[lower] = value
             if lower in _DROPPED:
@@ -123,6 +129,8 @@ def _apply_rare(head: RequestHead, special: dict[bytes, bytes]) -> None:
             raise answers.unmet_expectation(expectation.decode("latin-1"))
         head.expects_continue = not head.http10
     head.strategy = special.get(b"routing-strategy", b"").decode("latin-1")
+    head.selector = special.get(b"external-filter", b"").decode("latin-1")
+    head.ignored = tuple(name.decode() for name in _UNSUPPORTED if name in special)
     head.user = special.get(b"user", b"").decode("latin-1")
     head.authorization = special.get(b"authorization", b"")
     head.trace_id = trace_id(special.get(b"traceparent", b""))

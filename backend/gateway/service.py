@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
-from backend.core.errors import ConfigError, NotFound
+from backend.core.errors import ConfigError
 from backend.core.metrics import Registry
 from backend.core.settings import GatewaySettings
 from backend.engines.base import EngineAdapter, adapter
@@ -82,10 +82,9 @@ class Gateway:
         """One comparison when nothing changed."""
         if self.fleet.words[GENERATION] == self.targets.generation:
             return
-        try:
-            self.targets.update(*self.fleet.read())
-        except NotFound as error:
-            log.warning("%s The fleet as known before stays in use.", error)
+        read = self.fleet.read()
+        if read is not None:
+            self.targets.update(*read)
 
     def new_request_id(self) -> bytes:
         """A version 4 UUID. Its last 90 bits are drawn once for many requests, its first 32 never repeat until they are drawn again;
@@ -149,6 +148,10 @@ class Gateway:
 
     def count_routing_error(self, reason: str) -> None:
         self.counters.add(("routing_error", reason))
+
+    def count_ignored_headers(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self.counters.add(("ignored_header", name))
 
     def count_malformed(self) -> None:
         self.counters.add(("malformed",))

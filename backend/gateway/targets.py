@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from backend.api.fleet import Pod
+from backend.gateway import labels
 from backend.gateway.counts import pick_slots
 from backend.gateway.fleet_table import Row
 from backend.gateway.upstream import PodPool
@@ -16,13 +17,14 @@ from backend.gateway.upstream import PodPool
 class PodTarget:
     """A ready pod and everything that is the same for each request sent there."""
 
-    __slots__ = ("engine", "ip", "name", "pool", "request_lines", "response_lines", "slot")
+    __slots__ = ("engine", "ip", "labels", "name", "pool", "request_lines", "response_lines", "slot")
 
     def __init__(self, row: Row, pool: PodPool) -> None:
         pod = row.pod
         self.name = pod.name
         self.ip = pod.ip
         self.engine = pod.engine
+        self.labels = pod.labels
         self.slot = row.slot
         self.pool = pool
         self.request_lines = f"host: {pool.address}\r\ntarget-pod: {pool.address}\r\n\r\n".encode()
@@ -43,6 +45,11 @@ class Candidates:
     def without(self, names: Iterable[str]) -> Candidates:
         refused = set(names)
         return Candidates(pod for pod in self.pods if pod.name not in refused)
+
+    def selected(self, selector: str) -> Candidates:
+        """Those with the labels that `selector` asks for. Raises labels.SelectorError."""
+        wanted = labels.parse(selector)
+        return Candidates(pod for pod in self.pods if labels.matches(wanted, pod.labels))
 
 
 class Targets:

@@ -50,6 +50,10 @@ class FakeEngine:
     """Seconds before an answer begins."""
     cached_tokens: int | None = 0
     text: str = "hello"
+    told_usage: dict[str, Any] | None = None
+    """Instead of the usual counts."""
+    events: list[str] | None = None
+    """What a stream consists of, instead of the usual tokens; each goes out as one chunk."""
     requests: list[Seen] = field(default_factory=list)
     connections: set[_Connection] = field(default_factory=set)
     accepted: int = 0
@@ -86,6 +90,8 @@ class FakeEngine:
         return [seen for seen in self.requests if seen.path != "/tokenize"]
 
     def usage(self) -> dict[str, Any]:
+        if self.told_usage is not None:
+            return dict(self.told_usage)
         usage: dict[str, Any] = {"prompt_tokens": 100, "completion_tokens": self.chunks, "total_tokens": 100 + self.chunks}
         if self.cached_tokens is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
@@ -247,7 +253,7 @@ class _Connection(asyncio.Protocol):
         events = ([ROLE] if chat else []) + [DELTA if chat else TOKEN] * engine.chunks
         if include_usage:
             events.append("data: " + json.dumps({"choices": [], "usage": engine.usage()}) + "\n\n")
-        events.append(DONE)
+        events = [*(engine.events if engine.events is not None else events), DONE]
         for number, event in enumerate(events):
             if number == len(events) // 2 and how in ("stall_middle", "close_middle", "reset_middle", "bad_chunk"):
                 await self.break_stream(how)

@@ -152,14 +152,14 @@ def read_answer(body: bytes) -> Answer | None:
         return _answer.decode(body)
     except msgspec.ValidationError:
         return _loose(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _loose(body: bytes) -> Answer | None:
     try:
         value = _any.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     error = value.get("error") if isinstance(value, dict) else None
     return Answer(usage=find_usage(body), error=msgspec.Raw(msgspec.json.encode(error)) if error else None)

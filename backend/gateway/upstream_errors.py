@@ -13,6 +13,7 @@ import msgspec
 from backend.gateway import answers
 
 _FIXED = {401: "Incorrect API key provided", 500: "Internal server error"}
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode = msgspec.json.Decoder().decode
 
 
@@ -20,7 +21,7 @@ def normalise(status: int, body: bytes, retry_after: bytes = b"") -> tuple[int, 
     """(status, body, header lines) for an answer that is an error, or a 200 that holds one."""
     try:
         value = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         value = None
     found = _error_object(value)
     if found is None:
@@ -50,7 +51,7 @@ def message(body: bytes) -> str:
     """What an error says, for a record: at most a few hundred characters."""
     try:
         found = _error_object(_decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         found = None
     text = found.get("message") if found is not None else None
     return str(text)[:500] if text else "an error without a message"

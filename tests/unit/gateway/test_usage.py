@@ -1,4 +1,4 @@
-"""Counts of tokens that no engine can mean: the usage is then unknown, in plain and in streamed answers."""
+"""Numbers and nesting that nobody can mean: a usage is then unknown, in plain and in streamed answers, and a body is refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from backend.gateway import body, upstream_errors
+from backend.gateway.answers import Problem
 from backend.gateway.stream import find_usage, read_answer
 
 
@@ -26,3 +28,16 @@ def test_a_count_that_can_be_is_taken(count: int) -> None:
     usage = find_usage(json.dumps({"usage": {"prompt_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}}).encode())
     assert usage is not None
     assert (usage.prompt, usage.cached) == (count, count)
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def test_json_that_is_nested_without_end_is_refused_on_both_sides() -> None:
+    for api in ("completions", "chat"):
+        with pytest.raises(Problem) as refused:
+            body.read(api, b'{"model":"m","prompt":"x","messages":[{}],"x":%b}' % DEEP)  # type: ignore[arg-type]
+        assert (refused.value.status, "nested too deeply" in refused.value.message) == (400, True)
+    assert read_answer(b'{"x":%b}' % DEEP) is None
+    assert upstream_errors.normalise(503, DEEP)[0] == 503
+    assert upstream_errors.message(DEEP) == "an error without a message"

@@ -154,8 +154,9 @@ def dashboard(control: ControlThread, tmp_path_factory: pytest.TempPathFactory) 
     made.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """One for all tests here, and gone after them: Playwright keeps an event loop running in which no other test could start its own."""
     if not CHROMIUM:
         pytest.skip("no Chromium here; install the package `chromium`")
     from playwright.sync_api import sync_playwright

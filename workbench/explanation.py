@@ -54,10 +54,11 @@ class Explanation(_show.Shown):
         if not record.chosen:
             return f"No pod was chosen: {record.error or record.reason or 'the request was refused'}."
         tried = f" after {', '.join(record.attempts)} failed before the first byte" if record.attempts else ""
+        others = "1 other request" if record.in_flight == 1 else f"{record.in_flight or 'no'} other requests"
         return (
             f"Policy {record.policy or 'unknown'} chose {record.chosen} of {len(record.candidates)} candidates{tried}: "
             f"{record.reason or 'no reason recorded'}. Decided in {record.decide_ms:.2f} ms, "
-            f"with {record.in_flight} other requests on that pod."
+            f"with {others} on that pod."
         )
 
     def _prediction(self) -> list[str]:

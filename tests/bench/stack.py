@@ -40,7 +40,7 @@ def measure(sample_s: float) -> dict[str, float]:
                 "ready_s": stack.ready_after_s,
                 "rss_mib": sum(row.rss_bytes for row in status.processes) / 2**20,
                 "pss_mib": sum(pss_mib(row.pid) for row in status.processes),
-                "idle_cpu_percent": 100 * sum(row.cpu for row in status.processes),
+                "idle_cpu_percent": sum(row.cpu_percent for row in status.processes),
                 "processes": float(len(status.processes)),
             }
             found["stop_s"] = stack.stop()

@@ -22,7 +22,6 @@ from backend.gateway.relay import Client, Relay
 from backend.gateway.request import RequestHead
 from backend.gateway.targets import Candidates, PodTarget
 from backend.gateway.upstream import UpstreamConnection
-from backend.kvindex.tokens import parse_token_array
 
 if TYPE_CHECKING:
     from backend.gateway.service import Gateway
@@ -37,11 +36,26 @@ _CUT_SHORT = ("client_gone", "truncated", "timeout")
 class Exchange(Relay):
     """Made for one request by its client's connection. Once finished it is what the request's record is made of (see `report`)."""
 
-    __slots__ = (
-        "_body", "_candidates", "_fresh_tried", "_problem", "_token_ids", "asked", "attempts", "began", "connected_at", "decided_at",
-        "decision", "ended_at", "index_counts", "index_counts_after", "index_state", "outcome", "own_id", "predicted", "request_bytes",
-        "sent_at",
-    )  # fmt: skip
+    index_counts: tuple[int, int]
+    """Blocks that the chosen pod had stored and lost when it was chosen; set with `predicted`."""
+    index_counts_after: tuple[int, int]
+    """The same when the answer was there; set when the prediction did not hold."""
+    ended_at: float
+    outcome: Outcome
+    own_id: bytes
+
+    asked: body.Asked | None = None
+    attempts: tuple[str, ...] = ()
+    connected_at = 0.0
+    decided_at = 0.0
+    decision: Decision | None = None
+    index_state: IndexState = "absent"
+    predicted: int | None = None
+    sent_at = 0.0
+    _candidates: Candidates | None = None
+    _fresh_tried = False
+    _problem = ""
+    _token_ids: tokens.TokenIds | None = None
 
     def __init__(self, gateway: Gateway, client: Client, head: RequestHead, request_body: bytes, began: float) -> None:
         self._gateway = gateway
@@ -49,33 +63,10 @@ class Exchange(Relay):
         self.head = head
         self._body = request_body
         self.began = began
-        self.own_id = gateway.new_request_id()
-        self.id = head.trace_id or self.own_id
+        self.own_id = own_id = gateway.new_request_id()
+        self.id = head.trace_id or own_id
         self.request_bytes = len(request_body)
         self._policy = gateway.default_policy
-        self.asked: body.Asked | None = None
-        self._candidates: Candidates | None = None
-        self.chosen = self.decision = self._token_ids = self._connection = self._task = None
-        self._response = self._held = self.notes = self.usage = self.predicted = None
-        self.attempts: tuple[str, ...] = ()
-        self.index_state: IndexState = "absent"
-        self.error = self._problem = ""
-        self.status = self.response_bytes = 0
-        self.decided_at = self.sent_at = self.connected_at = self.first_at = 0.0
-        self._keep = True
-        self._fresh_tried = self._body_began = self._done = False
-
-    # Set with others to None or 0 above; their types:
-    _body: bytes
-    _token_ids: tokens.TokenIds | None
-    decision: Decision | None
-    predicted: int | None
-    index_counts: tuple[int, int]
-    """Blocks that the chosen pod had stored and lost when it was chosen; set with `predicted`."""
-    index_counts_after: tuple[int, int]
-    """The same when the answer was there; set when the prediction did not hold."""
-    ended_at: float
-    outcome: Outcome
 
     # --- the request ---
 
@@ -127,13 +118,9 @@ class Exchange(Relay):
         if head.ignored:
             gateway.count_ignored_headers(head.ignored)
         self._candidates = candidates = _selected(candidates, head.selector) if head.selector else candidates
-        if asked.token_json is None:
-            return self._find_tokens(asked, candidates)
-        try:
-            self._token_ids = parse_token_array(asked.token_json)
-        except ValueError:
-            raise answers.invalid_body("error processing request body: token ids must be whole numbers", "prompt") from None
-        return self._decide("")
+        if asked.ids is not None:
+            return self._decide("")
+        return self._find_tokens(asked, candidates)
 
     def _answer_locally(self, api: body.Api | None) -> None:
         head = self.head
@@ -192,17 +179,13 @@ class Exchange(Relay):
         assert candidates is not None
         if gateway.avoiding:
             candidates = gateway.preferred(candidates)
-        prefix, policy, ids = gateway.prefix, self._policy, self._token_ids
+        policy = self._policy
         in_flight = gateway.counts.picked(candidates.pick, gateway.rows)
-        matched = None
-        if ids is not None:
-            matched = prefix.match(ids, asked.model, candidates.names)
-        elif not problem and policy.needs_tokens:
-            prefix.refresh()
-        self.index_state = prefix.state
+        matched, prompt_tokens = self._match(asked, candidates, problem)
+        self.index_state = state = gateway.prefix.state
         if matched is None and not problem:
-            problem = "index_stale" if prefix.state == "stale" else "index_absent"
-        view = RequestView(gateway.random(), 0 if ids is None else len(ids), matched, problem)
+            problem = "index_stale" if state == "stale" else "index_absent"
+        view = RequestView(gateway.random(), prompt_tokens, matched, problem)
         try:
             decision = policy.choose(view, FleetView(candidates.names, in_flight), gateway.policy_settings[policy.name])
         except NoCandidate:
@@ -212,7 +195,7 @@ class Exchange(Relay):
         self.decision, self.chosen = decision, pod
         if matched is not None:
             self.predicted = matched[decision.pod]
-            self.index_counts = prefix.counters(pod.name)
+            self.index_counts = gateway.prefix.counters(pod.name)
         else:
             self.predicted = None
         if not self.attempts:
@@ -222,6 +205,21 @@ class Exchange(Relay):
             self._send(pod, connection)
         else:
             self._task = gateway.spawn(self._guarded_task(self._connect, pod))
+
+    def _match(self, asked: body.Asked, candidates: Candidates, problem: str) -> tuple[list[int] | None, int]:
+        """Prefix hit of each candidate, if the index can tell, and the prompt's tokens, if they are known."""
+        prefix, ids = self._gateway.prefix, self._token_ids
+        if asked.ids is not None:
+            start, end = asked.ids
+            try:
+                return prefix.match_text(self._body, start, end, asked.model, candidates.names)
+            except ValueError:
+                raise answers.invalid_body("error processing request body: token ids must be whole numbers", "prompt") from None
+        if ids is not None:
+            return prefix.match(ids, asked.model, candidates.names), len(ids)
+        if not problem and self._policy.needs_tokens:
+            prefix.refresh()
+        return None, 0
 
     async def _connect(self, pod: PodTarget) -> None:
         failed, connection = "", None
@@ -349,7 +347,6 @@ class Exchange(Relay):
                 cached = usage.cached if usage is not None else None
                 self.index_counts_after = self.index_counts if cached == self.predicted else gateway.prefix.counters(pod.name)
         self._body = b""
-        self._token_ids = None
         gateway.note_finished(self)
 
 

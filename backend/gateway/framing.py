@@ -37,12 +37,14 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Body bytes; CHUNKED or UNTIL_CLOSE."""
     keep_alive: bool
     event_stream: bool
+    plain: bool = False
+    """A 200 of known length that is no stream: the usual whole answer."""
     retry_after: bytes = b""
 
     def without_framing(self) -> ResponseHead:
         """The same answer for a client that knows no chunks (HTTP/1.0): the connection's end is the body's."""
         lines = [line for line in self.forward.split(b"\r\n") if line and not line.lower().startswith(b"transfer-encoding:")]
-        return msgspec.structs.replace(self, forward=b"".join(line + b"\r\n" for line in lines), length=UNTIL_CLOSE)
+        return msgspec.structs.replace(self, forward=b"".join(line + b"\r\n" for line in lines), length=UNTIL_CLOSE, plain=False)
 
 
 def parse_head(raw: bytes) -> ResponseHead:
@@ -82,12 +84,14 @@ def parse_head(raw: bytes) -> ResponseHead:
         elif lower == b"retry-after":
             retry_after = value
         kept += (name, b": ", value, b"\r\n")
+    body_length = _body_length(status, length, chunked)
     return ResponseHead(
         status=status,
         forward=b"".join(kept),
-        length=_body_length(status, length, chunked),
+        length=body_length,
         keep_alive=keep_alive,
         event_stream=event_stream,
+        plain=status == 200 and body_length > 0 and not event_stream,
         retry_after=retry_after,
     )
 

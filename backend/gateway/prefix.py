@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from backend.core.errors import NotFound, WorkbenchError
 from backend.gateway.model import IndexState
 from backend.gateway.tokens import TokenIds
 from backend.kvindex import kernels
+from backend.kvindex.tokens import parse_token_array
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +26,23 @@ CHECK_S = 0.1
 """Seconds between two looks at the writer's heartbeat: it changes a few times a second."""
 
 
+_Pick = Callable[[list[int]], Sequence[int]]
+
+
+def _picker(places: Sequence[int]) -> _Pick:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: [values[place] for place in places]
+
+
 class PrefixReader(Protocol):
     """What the gateway needs of `backend.kvindex.reader.IndexReader`."""
 
     def state(self) -> Literal["live", "stale"]: ...
 
     def match_array(self, tokens: Any, model: str = "") -> tuple[tuple[str, ...], list[int]]: ...
+
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[tuple[str, ...], list[int], int]: ...
 
     def block_size(self, pod: str) -> int: ...
 
@@ -55,7 +68,7 @@ class Prefix:
         self._folder = folder
         self._opener = opener
         self._next_look = 0.0
-        self._places: dict[int, tuple[Sequence[str], tuple[str, ...], list[int]]] = {}
+        self._picks: dict[int, tuple[Sequence[str], tuple[str, ...], _Pick]] = {}
         self.index: PrefixReader | None = None
         self.state: IndexState = "absent"
         self.failures = 0
@@ -92,20 +105,33 @@ class Prefix:
         except WorkbenchError as error:
             self._failed(error)
             return None
-        matched.append(0)  # for pods that the index does not know
-        return [matched[place] for place in self._places_of(pods, names)]
+        return self._of_pods(pods, names, matched)
 
-    def _places_of(self, pods: Sequence[str], names: tuple[str, ...]) -> list[int]:
-        """Where each of `pods` stands in `names`. Both are the same objects until the fleet changes, so the answer is kept."""
-        known = self._places.get(id(pods))
+    def match_text(self, text: bytes, start: int, end: int, model: str, pods: Sequence[str]) -> tuple[list[int] | None, int]:
+        """The same for a prompt that stands as a JSON array of token ids in `text[start:end]`, and the number of its tokens. Raises
+        ValueError for what is no such array."""
+        if self.refresh() == "live" and self.index is not None:
+            try:
+                names, matched, count = self.index.match_text(text, start, end, model)
+            except WorkbenchError as error:
+                self._failed(error)
+            else:
+                return self._of_pods(pods, names, matched), count
+        return None, len(parse_token_array(text, start, end))
+
+    def _of_pods(self, pods: Sequence[str], names: tuple[str, ...], matched: list[int]) -> list[int]:
+        """`matched`, which is of the index's `names`, in the order of `pods`. Both are the same objects until the fleet changes, so the
+        way from one to the other is kept."""
+        matched.append(0)  # for pods that the index does not know
+        known = self._picks.get(id(pods))
         if known is not None and known[0] is pods and known[1] is names:
-            return known[2]
-        if len(self._places) > 64:
-            self._places.clear()
+            return list(known[2](matched))
+        if len(self._picks) > 64:
+            self._picks.clear()
         places = {name: index for index, name in enumerate(names)}
-        found = [places.get(pod, -1) for pod in pods]
-        self._places[id(pods)] = (pods, names, found)
-        return found
+        pick = _picker([places.get(pod, -1) for pod in pods])
+        self._picks[id(pods)] = (pods, names, pick)
+        return list(pick(matched))
 
     def counters(self, pod: str) -> tuple[int, int]:
         if self.index is None:

@@ -46,36 +46,32 @@ class Client(Protocol):
 
 
 class Relay:
-    """The sink of a pod's answer. `exchange.Exchange` sets all of it and supplies the last methods."""
+    """The sink of a pod's answer. `exchange.Exchange` sets what has no default here, and supplies the last methods."""
 
-    __slots__ = (
-        "_body_began", "_client", "_connection", "_done", "_gateway", "_held", "_held_bytes", "_held_limit", "_keep", "_policy",
-        "_response", "_task", "chosen", "error", "first_at", "head", "id", "notes", "quiet_since", "response_bytes", "status", "usage",
-    )  # fmt: skip
-
-    _body_began: bool
     _client: Client
-    _connection: UpstreamConnection | None
-    _done: bool
     _gateway: Gateway
-    _held: list[bytes] | None
-    _held_bytes: int
-    _held_limit: int
-    _keep: bool
     _policy: Policy
-    _response: ResponseHead | None
-    _task: asyncio.Task[None] | None
-    chosen: PodTarget | None
-    error: str
-    first_at: float
     head: RequestHead
     id: bytes
     """What the client and the pod are told: the trace's id where the client gave one."""
-    notes: StreamNotes | None
     quiet_since: float
-    response_bytes: int
-    status: int
-    usage: Usage | None
+
+    chosen: PodTarget | None = None
+    error = ""
+    first_at = 0.0
+    notes: StreamNotes | None = None
+    response_bytes = 0
+    status = 0
+    usage: Usage | None = None
+    _body_began = False
+    _connection: UpstreamConnection | None = None
+    _done = False
+    _held: list[bytes] | None = None
+    _held_bytes = 0
+    _held_limit = 0
+    _keep = True
+    _response: ResponseHead | None = None
+    _task: asyncio.Task[None] | None = None
 
     # --- as the pod's answer comes ---
 
@@ -84,6 +80,8 @@ class Relay:
         self._response = head
         if ended:
             self._connection = None
+            if head.plain:
+                return self._guarded(self._answer_plainly, head, data)
         hold = self._hold_limit(head)
         if hold:
             if ended:
@@ -100,10 +98,9 @@ class Relay:
 
     def _hold_limit(self, head: ResponseHead) -> int:
         """Bytes that this answer may have to be kept until it is whole; 0: it is passed on as it comes."""
-        if head.status == 200:
-            if 0 < head.length <= HELD_BYTES and not head.event_stream:
-                return HELD_BYTES
-        elif head.status >= 400:
+        if head.plain:
+            return HELD_BYTES if head.length <= HELD_BYTES else 0
+        if head.status >= 400:
             return HELD_ERROR_BYTES
         if head.length == CHUNKED and self.head.http10:
             return HELD_HTTP10_BYTES

@@ -44,10 +44,18 @@ def bitmap(words: memoryview, index: int) -> int:
 
 
 def match_prompt(
-    words: memoryview, tokens: Tokens, block_size: int, start: int, first_extra: int, owners: Any, pod_of_owner: Any, matched: Any
-) -> int:
-    """As the kernel of this name: raise `matched[pod]` to the tokens held from the beginning on; blocks walked."""
-    active = sum(int(word) << (64 * which) for which, word in enumerate(owners))
+    words: memoryview, tokens: Tokens, sizes: Any, starts: Any, first_extra: int, owners: Any, pod_of_owner: Any, matched: Any
+) -> None:
+    """As the kernel of this name: set `matched[pod]` to the tokens that the pod holds from the prompt's beginning on."""
+    matched[:] = 0
+    for group, (size, start) in enumerate(zip(sizes.tolist(), starts.tolist(), strict=True)):
+        _match_group(words, tokens, size, start, first_extra, owners[group].tolist(), pod_of_owner[group], matched)
+
+
+def _match_group(
+    words: memoryview, tokens: Tokens, block_size: int, start: int, first_extra: int, owners: list[int], pod_of_owner: Any, matched: Any
+) -> None:
+    active = sum(word << (64 * which) for which, word in enumerate(owners))
     blocks = len(tokens) // block_size
     chain, walked = start, 0
     while walked < blocks and active:
@@ -59,10 +67,9 @@ def match_prompt(
             _settle(active & ~held, walked * block_size, pod_of_owner, matched)
             active = held
             if not active:
-                return walked
+                return
             walked += 1
     _settle(active, walked * block_size, pod_of_owner, matched)
-    return walked
 
 
 def _settle(leaving: int, tokens: int, pod_of_owner: Any, matched: Any) -> None:

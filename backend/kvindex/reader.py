@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +23,25 @@ from backend.kvindex import hashing, kernels, plain
 from backend.kvindex import layout as at
 from backend.kvindex.matches import Matches
 from backend.kvindex.table import CURRENT, Table, Words
+from backend.kvindex.tokens import bad_byte, parse_token_array
 
 Tokens = npt.NDArray[np.uint32]
 _ATTEMPTS = 8
 _REOPEN_AFTER_NS = 1_000_000_000
 _MODELS_KEPT = 64
+_NUMBERS = 8192
 
 
 @dataclass(frozen=True)
-class Group:
-    """Owners of one block size: one walk along the prompt's keys serves them all."""
+class Groups:
+    """Owners of one block size are a group, a row of each array: one walk along the prompt's keys serves them all."""
 
-    block_size: int
+    sizes: npt.NDArray[np.int64]
+    """Tokens a block."""
     owners: Words
-    """Bitmap of the group's owners."""
+    """(groups, words): bitmap of each group's owners."""
     pod_of_owner: npt.NDArray[np.int32]
-    """Position of an owner's pod in `View.pods`."""
+    """(groups, owners): position of an owner's pod in `View.pods`."""
 
 
 @dataclass
@@ -46,20 +49,28 @@ class View:
     """What the directory said when it was read last: valid for one version of one generation."""
 
     table: Table
+    words: memoryview
+    """Of `table`."""
     version: int
     pods: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: Groups
     directories: dict[str, tuple[int, ...]]
     """First directory word of each owner, by pod."""
-    starts: dict[tuple[str, int], int] = field(default_factory=dict)
-    """Start of the chain by model and block size."""
+    block_sizes: dict[str, int]
+    """By pod; 0 while unknown."""
+    matched: npt.NDArray[np.int64]
+    """Room for an answer."""
+    starts: dict[tuple[str, int], Words] = field(default_factory=dict)
+    """Start of the chain in each group, by model and adapter."""
 
-    def start(self, model: str, block_size: int) -> int:
-        found = self.starts.get((model, block_size))
+    def start(self, model: str, adapter: int) -> Words:
+        found = self.starts.get((model, adapter))
         if found is None:
             if len(self.starts) >= _MODELS_KEPT:
                 self.starts.clear()
-            found = self.starts[model, block_size] = hashing.chain_start(hashing.model_seed(model), block_size)
+            seed = hashing.model_seed(model)
+            chains = [hashing.chain_start(seed, size, adapter) for size in self.groups.sizes.tolist()]
+            found = self.starts[model, adapter] = np.array(chains, np.uint64)
         return found
 
 
@@ -71,6 +82,7 @@ class IndexReader:
         self._table = table
         self._current = current
         self._view: View | None = None
+        self._numbers = np.empty(_NUMBERS, np.uint32)
         self._reopened_at = 0
 
     @classmethod
@@ -89,6 +101,28 @@ class IndexReader:
         `tokens` is a contiguous uint32 array. The tuple is the same object until pods come or go.
         """
         return self._lookup(tokens, model, 0, 0)
+
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[tuple[str, ...], list[int], int]:
+        """The shortest way, for a prompt that stands as a JSON array of token ids in `text[start:end]`: pods, their matched tokens, and
+        the number of the prompt's tokens. Raises ValueError for what is no such array."""
+        if not kernels.ready():
+            tokens = parse_token_array(text, start, end)
+            return *self._lookup(tokens, model, 0, 0), len(tokens)
+        if (end - start) // 2 >= len(self._numbers):
+            self._numbers = np.empty(end - start, np.uint32)
+        kernel = kernels.load().match_text
+        for _ in range(_ATTEMPTS):
+            view = self._current_view()
+            groups, matched = view.groups, view.matched
+            count = kernel(
+                view.table.array, text, start, end, self._numbers,
+                groups.sizes, view.start(model, 0), 0, groups.owners, groups.pod_of_owner, matched,
+            )  # fmt: skip
+            if count < 0:
+                raise bad_byte(count, start)
+            if view.words[at.H_DIRECTORY_VERSION] == view.version:
+                break
+        return view.pods, matched.tolist(), count
 
     def match(
         self,
@@ -122,19 +156,16 @@ class IndexReader:
 
     def block_size(self, pod: str) -> int:
         """Tokens of a block as the pod's events had it; 0 while unknown."""
-        view = self._current_view()
-        words = view.table.words
-        return max((words[base + at.O_BLOCK_SIZE] for base in view.directories.get(pod, ())), default=0)
+        return self._current_view().block_sizes.get(pod, 0)
 
     def counters(self, pod: str) -> tuple[int, int]:
         """Blocks stored by and removed from the pod since the index knows it, all ranks together. For the request path: few words."""
         view = self._current_view()
-        words = view.table.words
-        stored = removed = 0
-        for base in view.directories.get(pod, ()):
-            stored += words[base + at.O_STORED]
-            removed += words[base + at.O_REMOVED]
-        return stored, removed
+        words, owners = view.words, view.directories.get(pod, ())
+        if len(owners) == 1:
+            base = owners[0]
+            return words[base + at.O_STORED], words[base + at.O_REMOVED]
+        return sum(words[base + at.O_STORED] for base in owners), sum(words[base + at.O_REMOVED] for base in owners)
 
     def pods(self) -> tuple[str, ...]:
         return self._current_view().pods
@@ -154,20 +185,21 @@ class IndexReader:
     def _lookup(self, tokens: Tokens, model: str, adapter: int, salt: int) -> tuple[tuple[str, ...], list[int]]:
         for _ in range(_ATTEMPTS):
             view = self._current_view()
-            matched = np.zeros(len(view.pods), np.int64)
-            for group in view.groups:
-                start = view.start(model, group.block_size)
-                if adapter:
-                    start = hashing.chain_start(hashing.model_seed(model), group.block_size, adapter)
-                _match_group(view.table, group, tokens, start, salt, matched)
-            if view.table.words[at.H_DIRECTORY_VERSION] == view.version:
+            groups, table = view.groups, view.table
+            rest = (groups.sizes, view.start(model, adapter), salt, groups.owners, groups.pod_of_owner, view.matched)
+            if kernels.ready():
+                kernels.load().match_prompt(table.array, tokens, *rest)
+            else:
+                plain.match_prompt(table.words, tokens, *rest)
+            if table.words[at.H_DIRECTORY_VERSION] == view.version:
                 break
-        return view.pods, matched.tolist()
+        return view.pods, view.matched.tolist()
 
     def _current_view(self) -> View:
-        table = self._follow()
-        view = self._view
-        if view is None or view.table is not table or view.version != table.words[at.H_DIRECTORY_VERSION]:
+        view, table, current = self._view, self._table, self._current
+        if current is not None and current.words[at.W_GENERATION] != table.generation:
+            table = self._follow()
+        if view is None or view.table is not table or view.words[at.H_DIRECTORY_VERSION] != view.version:
             view = self._view = read_view(table)
         return view
 
@@ -194,33 +226,26 @@ class IndexReader:
             self._current, self._table = current, table
 
 
-def _match_group(table: Table, group: Group, tokens: Tokens, start: int, salt: int, matched: npt.NDArray[np.int64]) -> None:
-    if kernels.ready():
-        kernel: Any = kernels.load().match_prompt
-        kernel(table.array, tokens, group.block_size, start, salt, group.owners, group.pod_of_owner, matched)
-    else:
-        plain.match_prompt(table.words, tokens, group.block_size, start, salt, group.owners, group.pod_of_owner, matched)
-
-
 def read_view(table: Table) -> View:
     """The directory as a view. The version is read first: a change meanwhile makes the view outdated, never wrong for long."""
     version = table.words[at.H_DIRECTORY_VERSION]
     owners = list(table.list_owners())
     pods = tuple(dict.fromkeys(owner.pod for owner in owners))
     position = {pod: index for index, pod in enumerate(pods)}
-    groups = []
-    for block_size in sorted({owner.block_size for owner in owners} - {0}):
-        bitmap = np.zeros(table.bitmap_words, np.uint64)
-        pod_of_owner = np.full(table.owners, -1, np.int32)
-        for owner in owners:
-            if owner.block_size == block_size:
-                bitmap[owner.number // 64] |= np.uint64(1 << (owner.number % 64))
-                pod_of_owner[owner.number] = position[owner.pod]
-        groups.append(Group(block_size, bitmap, pod_of_owner))
+    sizes = sorted({owner.block_size for owner in owners} - {0})
+    bitmaps = np.zeros((len(sizes), table.bitmap_words), np.uint64)
+    pod_of_owner = np.full((len(sizes), table.owners), -1, np.int32)
     directories: dict[str, tuple[int, ...]] = {}
+    block_sizes: dict[str, int] = {}
     for owner in owners:
         directories[owner.pod] = (*directories.get(owner.pod, ()), table.directory(owner.number))
-    return View(table, version, pods, tuple(groups), directories)
+        block_sizes[owner.pod] = max(block_sizes.get(owner.pod, 0), owner.block_size)
+        if owner.block_size:
+            group = sizes.index(owner.block_size)
+            bitmaps[group, owner.number // 64] |= np.uint64(1 << (owner.number % 64))
+            pod_of_owner[group, owner.number] = position[owner.pod]
+    groups = Groups(np.array(sizes, np.int64), bitmaps, pod_of_owner)
+    return View(table, table.words, version, pods, groups, directories, block_sizes, np.zeros(len(pods), np.int64))
 
 
 def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:

@@ -19,6 +19,7 @@ from backend.gateway.model import FleetView, RequestView
 from backend.gateway.prefix import Prefix, PrefixReader
 from backend.gateway.server import ClientConnection
 from backend.gateway.service import Gateway
+from backend.kvindex.tokens import parse_token_array
 from tests.fakes.upstream import FakeEngine
 
 MODEL = "m"
@@ -54,6 +55,10 @@ class FakeIndex:
     def match_array(self, tokens: Any, model: str = "") -> tuple[tuple[str, ...], list[int]]:
         self.asked.append([int(token) for token in tokens])
         return self.names, [self.matched[name] for name in self.names]
+
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[tuple[str, ...], list[int], int]:
+        tokens = parse_token_array(text, start, end)
+        return *self.match_array(tokens, model), len(tokens)
 
     def block_size(self, pod: str) -> int:
         return self.size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from operator import mul
 
 from backend.core.settings import PrefixCacheSettings
 from backend.gateway.model import Decision, FleetView, NoCandidate, RequestView
@@ -33,7 +34,7 @@ def choose(request: RequestView, fleet: FleetView, settings: PrefixCacheSettings
         return Decision(NAME, winner, request.index_problem or "index_absent", {"in_flight": in_flight}, (request, fleet, settings))
 
     least, most = min(in_flight), max(in_flight)
-    limit = least if least == most else _overload_limit(in_flight, settings.deviation_factor)
+    limit = float(least) if least == most else _overload_limit(in_flight, settings.deviation_factor)
     # Strictly above the bound, as upstream: then only the least loaded pods may match.
     ceiling = min(limit, least) if most - least > settings.imbalance_requests else limit
 
@@ -60,11 +61,6 @@ def choose(request: RequestView, fleet: FleetView, settings: PrefixCacheSettings
 
 def _overload_limit(in_flight: Sequence[int], factor: float) -> float:
     """Mean plus `factor` sample deviations (n - 1, as upstream: with two pods the population form would call neither overloaded)."""
-    count = len(in_flight)
-    mean = sum(in_flight) / count
-    if count < 2 or mean == 0:
-        return mean
-    squares = 0.0
-    for value in in_flight:
-        squares += (value - mean) ** 2
-    return mean + factor * sqrt(squares / (count - 1))
+    count, total = len(in_flight), sum(in_flight)
+    # Whole numbers until the root: nothing is rounded away, and nothing is looped over in Python.
+    return total / count + factor * sqrt((count * sum(map(mul, in_flight, in_flight)) - total * total) / (count * (count - 1)))

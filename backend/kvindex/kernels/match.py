@@ -12,10 +12,11 @@ from numba import njit, types
 from numba.cpython.unsafe.numbers import trailing_zeros
 
 from backend.kvindex.kernels.hashing import next_key, xxh64_tokens
+from backend.kvindex.kernels.numbers import TEXT, read_numbers
 from backend.kvindex.kernels.private import home
 from backend.kvindex.layout import H_BITMAP_WORDS, H_SLOTS, H_STRIDE, H_TABLE
 
-__all__ = ["hash_prompt", "match_prompt"]
+__all__ = ["hash_prompt", "match_prompt", "match_text"]
 
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _RUN = 64
@@ -24,6 +25,8 @@ _FIRST_RUN = 8
 _READ_WORDS = types.Array(types.uint64, 1, "C", readonly=True)
 _READ_TOKENS = types.Array(types.uint32, 1, "C", readonly=True)
 _WORDS = types.uint64[::1]
+_GROUPS = (types.int64[::1], _WORDS, types.uint64, types.uint64[:, ::1], types.int32[:, ::1], types.int64[::1])
+"""sizes, starts, first_extra, owners, pod_of_owner, matched: see `match_prompt`."""
 
 
 @njit
@@ -50,15 +53,11 @@ def _settle(leaving: Any, first_owner: Any, tokens: Any, pod_of_owner: Any, matc
         leaving &= leaving - _ONE
 
 
-@njit(
-    types.int64(_READ_WORDS, _READ_TOKENS, types.int64, types.uint64, types.uint64, _WORDS, types.int32[::1], types.int64[::1]),
-    cache=True,
-    nogil=True,
-)
-def match_prompt(
+@njit
+def _match_group(
     words: Any, tokens: Any, block_size: Any, start: Any, first_extra: Any, owners: Any, pod_of_owner: Any, matched: Any
-) -> Any:
-    """Raise `matched[pod]` to the tokens that one of the pod's `owners` (a bitmap) holds from the beginning on; blocks walked."""
+) -> None:
+    """Raise `matched[pod]` to the tokens that one of the pod's `owners` (a bitmap) holds from the beginning on."""
     mask = np.int64(words[H_SLOTS]) - 1
     stride = np.int64(words[H_STRIDE])
     table = np.int64(words[H_TABLE])
@@ -97,7 +96,44 @@ def match_prompt(
         run = _RUN
     for word in range(bitmap_words):
         _settle(active[word], word * 64, at * block_size, pod_of_owner, matched)
-    return at
+
+
+@njit
+def _match_groups(words: Any, tokens: Any, sizes: Any, starts: Any, first_extra: Any, owners: Any, pod_of_owner: Any, matched: Any) -> None:
+    matched[:] = 0
+    for group in range(sizes.shape[0]):
+        _match_group(words, tokens, sizes[group], starts[group], first_extra, owners[group], pod_of_owner[group], matched)
+
+
+@njit(types.void(_READ_WORDS, _READ_TOKENS, *_GROUPS), cache=True, nogil=True)
+def match_prompt(words: Any, tokens: Any, sizes: Any, starts: Any, first_extra: Any, owners: Any, pod_of_owner: Any, matched: Any) -> None:
+    """Set `matched[pod]` to the tokens of the prompt that the pod holds from its beginning on.
+
+    Owners of one block size are a group, a row of each array: `sizes` and `starts` (of the chain of keys), `owners` (a bitmap) and
+    `pod_of_owner`. `first_extra` is the hash of the salt, or 0.
+    """
+    _match_groups(words, tokens, sizes, starts, first_extra, owners, pod_of_owner, matched)
+
+
+@njit(types.int64(_READ_WORDS, TEXT, types.int64, types.int64, types.uint32[::1], *_GROUPS), cache=True, nogil=True)
+def match_text(
+    words: Any,
+    text: Any,
+    start: Any,
+    end: Any,
+    numbers: Any,
+    sizes: Any,
+    starts: Any,
+    first_extra: Any,
+    owners: Any,
+    pod_of_owner: Any,
+    matched: Any,
+) -> Any:
+    """`match_prompt` for a prompt that stands as a JSON array in `text[start:end]`; its tokens, or `read_numbers`' complaint."""
+    count = read_numbers(text, start, end, numbers)
+    if count >= 0:
+        _match_groups(words, numbers[:count], sizes, starts, first_extra, owners, pod_of_owner, matched)
+    return count
 
 
 @njit(types.void(_READ_TOKENS, types.int64, types.uint64, types.uint64, _WORDS), cache=True, nogil=True)

@@ -9,6 +9,7 @@ from unittest import mock
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -162,11 +163,16 @@ def test_hash_chains_agree_for_any_block_size(tokens: list[int], block_size: int
 @example(b" [ 4294967295 , 0 ] ")
 @example(b"[4294967296]")
 @example(b"[true]")
+@example(b"[]")
+@example(b"[ ]")
+@example(b"[1,]")
+@example(b"[1]]")
+@example(b"[18446744073709551617]")
 def test_token_parsers_agree_on_every_text(raw: bytes) -> None:
     def parse(compiled: bool) -> object:
         with served_by(compiled=compiled):
             try:
-                return parse_token_array(raw).tolist()
+                return parse_token_array(b"9]" + raw + b",9]", 2, 2 + len(raw)).tolist()
             except ValueError:
                 return "refused"
 
@@ -178,8 +184,13 @@ def test_compiled_and_plain_look_ups_agree(tokens: list[int], holdings: list[tup
     index = PrefixIndex(64)
     for pod, blocks in holdings:
         index.ingest(pod, batch(stored(range(1, blocks + 1), [0, 1, 2, 0] * blocks)))
+    text = b'{"prompt":' + msgspec.json.encode(tokens) + b"}"
     found = []
     for compiled in (True, False):
         with served_by(compiled=compiled):
             found.append(dict(index.match(tokens)))
+            pods, matched, count = index.match_text(text, 10, len(text) - 1)
+            assert ({pod: held for pod, held in zip(pods, matched, strict=True) if held}, count) == (found[-1], len(tokens))
+            with pytest.raises(ValueError, match="token ids"):
+                index.match_text(text, 9, len(text) - 1)
     assert found[0] == found[1]

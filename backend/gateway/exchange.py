@@ -46,6 +46,8 @@ class Exchange(Relay):
 
     asked: body.Asked | None = None
     attempts: tuple[str, ...] = ()
+    block_size = 0
+    """Of the chosen pod, in tokens; 0 while unknown."""
     connected_at = 0.0
     decided_at = 0.0
     decision: Decision | None = None
@@ -71,8 +73,13 @@ class Exchange(Relay):
     # --- the request ---
 
     def start(self) -> None:
-        """Never raises."""
-        self._guarded(self._begin)
+        """Never raises: as `_guarded`, one call less."""
+        try:
+            self._begin()
+        except Problem as problem:
+            self._refuse(problem)
+        except Exception:  # noqa: BLE001  logged by _failed
+            self._failed()
 
     def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
         """The request handler's edge."""
@@ -80,20 +87,22 @@ class Exchange(Relay):
             step(*arguments)
         except Problem as problem:
             self._refuse(problem)
-        except Exception:
-            name = self.id.decode()
-            log.exception("request %s failed inside the gateway", name)
-            self._refuse(answers.internal(name))
+        except Exception:  # noqa: BLE001  logged by _failed
+            self._failed()
+
+    def _failed(self) -> None:
+        """For an exception being handled that nothing foresaw."""
+        name = self.id.decode()
+        log.exception("request %s failed inside the gateway", name)
+        self._refuse(answers.internal(name))
 
     async def _guarded_task(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """The same edge for what a request waits for."""
         try:
             await step(*arguments)
-        except Exception:
-            name = self.id.decode()
-            log.exception("request %s failed inside the gateway", name)
+        except Exception:  # noqa: BLE001  logged by _failed
             self._task = None
-            self._refuse(answers.internal(name))
+            self._failed()
 
     def _begin(self) -> None:
         head, gateway = self.head, self._gateway
@@ -195,7 +204,8 @@ class Exchange(Relay):
         self.decision, self.chosen = decision, pod
         if matched is not None:
             self.predicted = matched[decision.pod]
-            self.index_counts = gateway.prefix.counters(pod.name)
+            self.block_size, stored, removed = gateway.prefix.source(candidates.names, decision.pod)
+            self.index_counts = stored, removed
         else:
             self.predicted = None
         if not self.attempts:
@@ -330,7 +340,7 @@ class Exchange(Relay):
         self.ended_at = perf_counter()
         try:
             self._leave()
-        except Exception:
+        except Exception:  # noqa: BLE001  logged by _failed
             log.exception("request %s: its record is lost", self.id.decode())
             self._gateway.count_lost_records(1)
         self._client.finished(self._keep)

@@ -13,8 +13,9 @@ Series, by their first word, then labels:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -33,6 +34,12 @@ DECIDE_BOUNDS = (20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 100e-3
 TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DECIDE = [("decide", repr(bound)) for bound in DECIDE_BOUNDS] + [("decide", "+Inf")]
 _TTFT = [("ttft", repr(bound)) for bound in TTFT_BOUNDS] + [("ttft", "+Inf")]
+_MODEL, _HIT = attrgetter("model"), attrgetter("model", "hit_class")
+_TOKENS = (
+    ("prompt", attrgetter("usage_prompt_tokens")),
+    ("completion", attrgetter("completion_tokens")),
+    ("cached", attrgetter("cached_tokens")),
+)
 _MATCH_BUCKETS = ("0", "1-25", "26-50", "51-75", "76-100")
 
 
@@ -46,20 +53,27 @@ def count(counters: Counters, records: Sequence[DecisionRecord]) -> None:
         counters.add(("request", model if known else "", policy, reason, str(status), outcome), number)
     _count_times(counters, "decide", _DECIDE, DECIDE_BOUNDS, [record.decide_ms for record in records if record.reason])
     _count_times(counters, "ttft", _TTFT, TTFT_BOUNDS, [record.ttft_ms for record in records if record.ttft_ms is not None])
-    sums: defaultdict[Series, int] = defaultdict(int)
-    for record in records:
-        if record.predicted_tokens is not None:
-            sums["bucket", record.model, _match_bucket(record.predicted_tokens, record.prompt_tokens)] += 1
-            if record.hit_class != "unknown":  # else it is counted when that is settled
-                sums["hit", record.model, record.hit_class] += 1
-        if record.usage_prompt_tokens is not None:
-            model = record.model
-            sums["tokens", model, "prompt"] += record.usage_prompt_tokens
-            sums["tokens", model, "completion"] += record.completion_tokens or 0
-            if record.cached_tokens is not None:
-                sums["tokens", model, "cached"] += record.cached_tokens
-    for series, amount in sums.items():
-        counters.add(series, amount)
+    _count_hits(counters, records)
+    _count_tokens(counters, records)
+
+
+def _count_hits(counters: Counters, records: Sequence[DecisionRecord]) -> None:
+    promised = [record for record in records if record.predicted_tokens is not None]
+    buckets = Counter((record.model, _match_bucket(record.predicted_tokens or 0, record.prompt_tokens)) for record in promised)
+    for (model, bucket), number in buckets.items():
+        counters.add(("bucket", model, bucket), number)
+    for (model, hit), number in Counter(map(_HIT, promised)).items():
+        if hit != "unknown":  # else it is counted when that is settled
+            counters.add(("hit", model, hit), number)
+
+
+def _count_tokens(counters: Counters, records: Sequence[DecisionRecord]) -> None:
+    for model in set(map(_MODEL, records)):
+        told = [record for record in records if record.model == model and record.usage_prompt_tokens is not None]
+        for kind, amount in _TOKENS:
+            number = sum(filter(None, map(amount, told)))
+            if number:
+                counters.add(("tokens", model, kind), number)
 
 
 def _count_times(counters: Counters, kind: str, series: Sequence[Series], bounds: Sequence[float], times_ms: list[float]) -> None:

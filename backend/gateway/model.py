@@ -75,10 +75,6 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     input_tokens_details: PromptDetails | None = None
 
     @property
-    def prompt(self) -> int | None:
-        return self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
-
-    @property
     def completion(self) -> int | None:
         return self.completion_tokens if self.completion_tokens is not None else self.output_tokens
 
@@ -86,6 +82,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     def cached(self) -> int | None:
         details = self.prompt_tokens_details or self.input_tokens_details
         return details.cached_tokens if details is not None else None
+
+    def counted(self) -> tuple[int | None, int | None, int | None]:
+        """Tokens of the prompt, generated, and found in the engine's cache."""
+        prompt = self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
+        return prompt, self.completion, self.cached
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,17 +21,19 @@ from backend.kvindex.tokens import parse_token_array
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
+LOOKUPS_KEPT = 64
 CHECK_S = 0.1
 """Seconds between two looks at the writer's heartbeat: it changes a few times a second."""
 
 
-_Pick = Callable[[list[int]], Sequence[int]]
+class PodsLookup(Protocol):
+    """What the gateway needs of `backend.kvindex.lookup.Lookup`."""
 
+    def match(self, tokens: Any, model: str = "") -> tuple[Sequence[str], list[int]]: ...
 
-def _picker(places: Sequence[int]) -> _Pick:
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda values: [values[place] for place in places]
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[list[int], int]: ...
+
+    def source(self, place: int) -> tuple[int, int, int]: ...
 
 
 class PrefixReader(Protocol):
@@ -40,11 +41,7 @@ class PrefixReader(Protocol):
 
     def state(self) -> Literal["live", "stale"]: ...
 
-    def match_array(self, tokens: Any, model: str = "") -> tuple[tuple[str, ...], list[int]]: ...
-
-    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[tuple[str, ...], list[int], int]: ...
-
-    def block_size(self, pod: str) -> int: ...
+    def lookup(self, pods: Sequence[str]) -> PodsLookup: ...
 
     def counters(self, pod: str) -> tuple[int, int]: ...
 
@@ -68,7 +65,7 @@ class Prefix:
         self._folder = folder
         self._opener = opener
         self._next_look = 0.0
-        self._picks: dict[int, tuple[Sequence[str], tuple[str, ...], _Pick]] = {}
+        self._lookups: dict[int, tuple[Sequence[str], PodsLookup]] = {}
         self.index: PrefixReader | None = None
         self.state: IndexState = "absent"
         self.failures = 0
@@ -98,42 +95,34 @@ class Prefix:
 
     def match(self, tokens: TokenIds, model: str, pods: Sequence[str]) -> list[int] | None:
         """Prefix hit of each of `pods` in tokens; None when the index cannot say (then `state` tells why)."""
-        if self.refresh() != "live" or self.index is None:
+        if self.refresh() != "live":
             return None
         try:
-            names, matched = self.index.match_array(tokens, model)
+            return self._lookup(pods).match(tokens, model)[1]
         except WorkbenchError as error:
             self._failed(error)
             return None
-        return self._of_pods(pods, names, matched)
 
     def match_text(self, text: bytes, start: int, end: int, model: str, pods: Sequence[str]) -> tuple[list[int] | None, int]:
         """The same for a prompt that stands as a JSON array of token ids in `text[start:end]`, and the number of its tokens. Raises
         ValueError for what is no such array."""
-        if self.refresh() == "live" and self.index is not None:
+        if self.refresh() == "live":
             try:
-                names, matched, count = self.index.match_text(text, start, end, model)
+                return self._lookup(pods).match_text(text, start, end, model)
             except WorkbenchError as error:
                 self._failed(error)
-            else:
-                return self._of_pods(pods, names, matched), count
         return None, len(parse_token_array(text, start, end))
 
-    def _of_pods(self, pods: Sequence[str], names: tuple[str, ...], matched: list[int]) -> list[int]:
-        """`matched`, which is of the index's `names`, in the order of `pods`. Both are the same objects until the fleet changes, so the
-        way from one to the other is kept."""
-        matched.append(0)  # for pods that the index does not know
-        known = self._picks.get(id(pods))
-        if known is not None and known[0] is pods and known[1] is names:
-            return list(known[2](matched))
-        if len(self._picks) > 64:
-            self._picks.clear()
-        places = {name: index for index, name in enumerate(names)}
-        pick = _picker([places.get(pod, -1) for pod in pods])
-        self._picks[id(pods)] = (pods, names, pick)
-        return list(pick(matched))
+    def source(self, pods: Sequence[str], place: int) -> tuple[int, int, int]:
+        """Of one of the pods just asked about: its block size, and the blocks that it stored and lost until now."""
+        try:
+            return self._lookup(pods).source(place)
+        except WorkbenchError as error:
+            self._failed(error)
+            return 0, 0, 0
 
     def counters(self, pod: str) -> tuple[int, int]:
+        """Blocks that the pod stored and lost until now."""
         if self.index is None:
             return 0, 0
         try:
@@ -142,13 +131,24 @@ class Prefix:
             self._failed(error)
             return 0, 0
 
-    def block_size(self, pod: str) -> int:
-        return self.index.block_size(pod) if self.index is not None else 0
+    def _lookup(self, pods: Sequence[str]) -> PodsLookup:
+        """Kept as long as `pods` is the same object, as it is until the fleet changes."""
+        known = self._lookups.get(id(pods))
+        if known is not None and known[0] is pods:
+            return known[1]
+        if self.index is None:
+            raise NotFound("There is no index.")
+        if len(self._lookups) >= LOOKUPS_KEPT:
+            self._lookups.clear()
+        lookup = self.index.lookup(pods)
+        self._lookups[id(pods)] = (pods, lookup)
+        return lookup
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
         if self.failures == 1:
             log.warning("the prefix index cannot be used: %s", error)
         self.index = None
+        self._lookups.clear()
         self.state = "absent"
         self._next_look = time.monotonic() + LOOK_AGAIN_S

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_TERMS: dict[str, list[float]] = {}
+_NOT_TOLD = (None, None, None)
 
 
 def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
@@ -36,35 +37,29 @@ def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
 
 def _publish(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
     record = _record(gateway, exchange, clock_offset)
-    if record.outcome not in ("ok", "client_gone"):
+    if record.outcome != "ok" and record.outcome != "client_gone":
         level = logging.INFO if record.outcome == "refused" and record.status < 500 else logging.WARNING
         log.log(level, "request %s: %s %d, %s", record.id, record.outcome, record.status, record.error)
-    evidence = _classify(record, exchange)
-    if evidence is not None:
-        gateway.records.put_doubtful(record, evidence)
-    else:
-        gateway.records.put(record)
-    return record
-
-
-def _classify(record: DecisionRecord, exchange: Exchange) -> Evidence | None:
-    """Set the record's class of hit; the evidence, when nothing explains it yet."""
     predicted, cached = record.predicted_tokens, record.cached_tokens
-    if predicted is None or cached is None:
-        return None
-    if predicted == cached:
-        record.hit_class = "exact"
-        return None
-    evidence = Evidence(*exchange.index_counts, *exchange.index_counts_after, record.in_flight)
-    record.hit_class = classify(predicted, cached, record.block_size, evidence)
-    return evidence if record.hit_class == "unknown" else None
+    if predicted is not None and cached is not None:
+        if predicted == cached:  # nearly always, and then no evidence is needed
+            record.hit_class = "exact"
+        else:
+            evidence = Evidence(*exchange.index_counts, *exchange.index_counts_after, record.in_flight)
+            record.hit_class = classify(predicted, cached, record.block_size, evidence)
+            if record.hit_class == "unknown":
+                gateway.records.put_doubtful(record, evidence)
+                return record
+    gateway.records.put(record)
+    return record
 
 
 def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
     head, asked, decision, pod, began = exchange.head, exchange.asked, exchange.decision, exchange.chosen, exchange.began
     usage, notes = exchange.usage, exchange.notes
+    usage_prompt, completion, cached = usage.counted() if usage is not None else _NOT_TOLD
     name, model, stream = exchange.own_id.decode(), "", False
-    reason, prompt_tokens, in_flight, decide_ms, block_size = "", 0, 0, 0.0, 0
+    reason, prompt_tokens, in_flight, decide_ms = "", 0, 0, 0.0
     candidates: Sequence[str] = ()
     terms: Mapping[str, Sequence[float]] = _NO_TERMS
     if head.trace_id:
@@ -76,8 +71,6 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         reason, terms, candidates = decision.reason, decision.terms, fleet.candidates
         prompt_tokens, in_flight = view.prompt_tokens, fleet.in_flight[decision.pod]
         decide_ms = (exchange.decided_at - began) * 1e3
-        if pod is not None and exchange.predicted is not None:
-            block_size = gateway.prefix.block_size(pod.name)
     first = exchange.first_at
     if stream and notes is not None and notes.token_at:
         first = notes.token_at
@@ -85,7 +78,7 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         id=name,
         at=began + clock_offset,
         model=model,
-        path=head.path.decode("latin-1"),
+        path=head.path_text,
         stream=stream,
         user=head.user,
         worker=gateway.row,
@@ -97,16 +90,16 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         pod_ip=pod.ip if pod is not None else "",
         attempts=list(exchange.attempts),
         prompt_tokens=prompt_tokens,
-        block_size=block_size,
+        block_size=exchange.block_size,
         predicted_tokens=exchange.predicted,
         index_state=exchange.index_state if decision is not None else "absent",
         in_flight=in_flight,
         status=exchange.status,
         outcome=exchange.outcome,
         error=exchange.error if exchange.outcome != "ok" else "",
-        cached_tokens=usage.cached if usage is not None else None,
-        usage_prompt_tokens=usage.prompt if usage is not None else None,
-        completion_tokens=usage.completion if usage is not None else None,
+        cached_tokens=cached,
+        usage_prompt_tokens=usage_prompt,
+        completion_tokens=completion,
         decide_ms=decide_ms,
         connect_ms=(exchange.connected_at - exchange.decided_at) * 1e3 if exchange.connected_at else 0.0,
         ttft_ms=(first - exchange.sent_at) * 1e3 if first else None,

@@ -40,6 +40,7 @@ class RequestHead(msgspec.Struct, gc=False, kw_only=True):
     """As sent, query string included."""
     path: bytes
     forward: bytes
+    path_text: str = ""
     api: Api | None = None
     upstream: bytes = b""
     """The request's first lines for an engine: the request line, `forward`, and the length where the client gave one."""
@@ -89,6 +90,7 @@ def read_head(method: bytes, target: bytes, version: str, headers: Iterable[Head
     _origin_form(head)
     _apply(head, special)
     head.api = PATHS.get(head.path)
+    head.path_text = head.path.decode("latin-1")
     length = b"content-length: %d\r\n" % head.content_length if head.has_length else b""
     head.upstream = b"POST %b HTTP/1.1\r\n%b%b" % (head.target, head.forward, length)
     return head

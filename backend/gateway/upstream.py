@@ -189,10 +189,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = None
         if surplus:
             log.warning("%s sent %d bytes behind its answer; connection dropped", self._pool.address, surplus)
-        if surplus or not head.keep_alive or self.transport.is_closing() or self.transport.get_write_buffer_size():
+        if surplus or not head.keep_alive or self.transport.get_write_buffer_size():
             self.transport.abort()
             return
-        self.resume()
+        if self._paused:
+            self.resume()
         self.reused = True
         self._pool.give_back(self)
 
@@ -217,6 +218,7 @@ class PodPool:
         """Monotonic time until which others are preferred, after a refused connection."""
 
     def take(self) -> UpstreamConnection | None:
+        """An idle connection that is still open, as far as is known here."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.transport.is_closing():

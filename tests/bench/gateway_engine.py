@@ -26,7 +26,7 @@ _ANSWER = {
     "created": 1,
     "model": "m",
     "choices": [{"index": 0, "text": "hello" * 40, "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
-    "usage": {"prompt_tokens": 380, "total_tokens": 444, "completion_tokens": 64, "prompt_tokens_details": {"cached_tokens": 192}},
+    "usage": {"prompt_tokens": 380, "total_tokens": 444, "completion_tokens": 64, "prompt_tokens_details": {"cached_tokens": 176}},
 }
 
 

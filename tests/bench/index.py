@@ -189,8 +189,9 @@ def bench_lookup(rounds: int) -> list[dict[str, Any]]:
                 event = ["BlockStored", list(range(10**6 * (at + 1), 10**6 * (at + 1) + 1000)), None, other, BLOCK_SIZE]
                 index.ingest(f"pod-{at % pods}", msgspec.msgpack.encode([1.0, [event], 0]))
             assert index.match(tokens)["pod-0"] == blocks * BLOCK_SIZE
+            lookup = index.lookup([f"pod-{pod}" for pod in range(pods)])
             calls: dict[str, Callable[[], object]] = {
-                "match_array": lambda index=index, tokens=tokens: index.match_array(tokens),  # type: ignore[misc]
+                "lookup": lambda lookup=lookup, tokens=tokens: lookup.match(tokens),  # type: ignore[misc]
                 "match": lambda index=index, tokens=tokens: index.match(tokens),  # type: ignore[misc]
                 "hash_tokens": lambda index=index, tokens=tokens: index.hash_tokens(tokens, "", BLOCK_SIZE),  # type: ignore[misc]
             }

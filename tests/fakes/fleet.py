@@ -52,19 +52,28 @@ class FakeIndex:
     def state(self) -> Any:
         return self.now
 
-    def match_array(self, tokens: Any, model: str = "") -> tuple[tuple[str, ...], list[int]]:
-        self.asked.append([int(token) for token in tokens])
-        return self.names, [self.matched[name] for name in self.names]
-
-    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[tuple[str, ...], list[int], int]:
-        tokens = parse_token_array(text, start, end)
-        return *self.match_array(tokens, model), len(tokens)
-
-    def block_size(self, pod: str) -> int:
-        return self.size
+    def lookup(self, pods: Sequence[str]) -> FakeLookup:
+        return FakeLookup(self, pods)
 
     def counters(self, pod: str) -> tuple[int, int]:
         return self.stored, self.removed
+
+
+class FakeLookup:
+    def __init__(self, index: FakeIndex, pods: Sequence[str]) -> None:
+        self.index = index
+        self.pods = pods
+
+    def match(self, tokens: Any, model: str = "") -> tuple[Sequence[str], list[int]]:
+        self.index.asked.append([int(token) for token in tokens])
+        return self.pods, [self.index.matched.get(name, 0) for name in self.pods]
+
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[list[int], int]:
+        tokens = parse_token_array(text, start, end)
+        return self.match(tokens, model)[1], len(tokens)
+
+    def source(self, place: int) -> tuple[int, int, int]:
+        return self.index.size, self.index.stored, self.index.removed
 
 
 def no_index(folder: Path) -> PrefixReader:

@@ -47,21 +47,21 @@ def test_first_token_and_count_do_not_depend_on_packets(size: int, chat: bool) -
     assert notes.token_at > (role_ends if size < role_ends else 0)
     usage = notes.usage()
     assert usage is not None
-    assert usage.prompt == 7
+    assert usage.prompt_tokens == 7
 
 
 def test_usage_is_found_behind_text_that_speaks_of_usage() -> None:
     text = rb'{"choices":[{"text":"\"usage\": {}"}],"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":2}},"x":{}}'
     usage = find_usage(text)
     assert usage is not None
-    assert (usage.prompt, usage.cached) == (3, 2)
+    assert (usage.prompt_tokens, usage.cached) == (3, 2)
 
 
 def test_an_answer_with_odd_types_still_gives_its_usage() -> None:
     answer = read_answer(b'{"choices":"odd","usage":{"prompt_tokens":3}}')
     assert answer is not None
     assert answer.usage is not None
-    assert answer.usage.prompt == 3
+    assert answer.usage.prompt_tokens == 3
     assert read_answer(b"<html>") is None
 
 

@@ -43,7 +43,9 @@ def test_a_reader_sees_every_change_at_once(tmp_path: Path) -> None:
     fill(writer, "b", 4)
     writer.ingest("a", batch(removed(2)))
     assert reader.match(PROMPT) == {"a": 4, "b": 16}
-    assert reader.match_array(np.array(PROMPT, np.uint32)) == (("a", "b"), [4, 16])
+    lookup = reader.lookup(["b", "a"])
+    assert lookup.match(np.array(PROMPT, np.uint32)) == (("b", "a"), [16, 4])
+    assert lookup.source(1) == (4, 2, 1)
     writer.remove_pod("b")
     assert reader.match(PROMPT) == {"a": 4}
     assert reader.hash_tokens(PROMPT, "", 4).tolist() == writer.hash_tokens(PROMPT, "", 4).tolist()
@@ -123,9 +125,10 @@ def test_no_wrong_answer_while_a_writer_in_another_process_churns_and_grows(tmp_
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         reader: IndexReader = PrefixIndex.open(tmp_path)
+        lookup = reader.lookup(["keeps", "churns", "other"])
         prompt, answers, seen = np.array(PROMPT, np.uint32), 0, set()
         while writer.poll() is None:
-            names, matched = reader.match_array(prompt)
+            names, matched = lookup.match(prompt)
             found = dict(zip(names, matched, strict=True))
             assert found["keeps"] == 64
             assert 32 <= found["churns"] <= 64

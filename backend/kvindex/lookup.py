@@ -1,0 +1,164 @@
+"""One question asked over and over: how much of a prompt does each of these pods hold? What the directory says of them is read once,
+until its version says that names or block sizes changed; a look-up that such a change overtook is done again.
+
+Kernels are used as soon as they are loaded (`kernels.warm()`), until then plain Python gives the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.kvindex import hashing, kernels, plain
+from backend.kvindex import layout as at
+from backend.kvindex.table import Table, Words
+from backend.kvindex.tokens import bad_byte, parse_token_array
+
+Tokens = npt.NDArray[np.uint32]
+_ATTEMPTS = 8
+_MODELS_KEPT = 64
+_NUMBERS = 8192
+
+
+class Follower(Protocol):
+    """Who knows the index's current memory: `reader.IndexReader`."""
+
+    def follow(self) -> Table: ...
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Owners of one block size are a group, a row of each array: one walk along the prompt's keys serves them all."""
+
+    sizes: npt.NDArray[np.int64]
+    """Tokens a block."""
+    owners: Words
+    """(groups, words): bitmap of each group's owners."""
+    pod_of_owner: npt.NDArray[np.int32]
+    """(groups, owners): position of an owner's pod in `View.pods`; -1 for others' owners."""
+
+
+@dataclass
+class View:
+    """What the directory says of `pods`: valid for one version of one generation."""
+
+    table: Table
+    words: memoryview
+    """Of `table`."""
+    version: int
+    pods: tuple[str, ...]
+    groups: Groups
+    directories: list[list[int]]
+    """First directory word of each owner of each pod."""
+    block_sizes: list[int]
+    """Of each pod; 0 while unknown."""
+    matched: npt.NDArray[np.int64]
+    """Room for an answer."""
+    starts: dict[str, Words] = field(default_factory=dict)
+    """Start of the chain in each group, by model."""
+
+    def start(self, model: str, adapter: int = 0) -> Words:
+        found = None if adapter else self.starts.get(model)
+        if found is None:
+            seed = hashing.model_seed(model)
+            found = np.array([hashing.chain_start(seed, size, adapter) for size in self.groups.sizes.tolist()], np.uint64)
+            if not adapter:
+                if len(self.starts) >= _MODELS_KEPT:
+                    self.starts.clear()
+                self.starts[model] = found
+        return found
+
+    def counters(self, place: int) -> tuple[int, int]:
+        """Blocks stored by and removed from a pod since the index knows it, all ranks together."""
+        words = self.words
+        stored = removed = 0
+        for base in self.directories[place]:
+            stored += words[base + at.O_STORED]
+            removed += words[base + at.O_REMOVED]
+        return stored, removed
+
+
+class Lookup:
+    """Answers are in the order of `pods`; without them, of all pods that the index knows. One object a thread: buffers are used again."""
+
+    def __init__(self, index: Follower, pods: Sequence[str] | None = None) -> None:
+        self._index = index
+        self._asked = pods
+        self._view: View | None = None
+        self._numbers = np.empty(_NUMBERS, np.uint32)
+
+    def match(self, tokens: Tokens, model: str = "", adapter: int = 0, salt: int = 0) -> tuple[tuple[str, ...], list[int]]:
+        """The pods, and the tokens of the prompt that each holds from its beginning on. `adapter` and `salt`: their hashes."""
+        for _ in range(_ATTEMPTS):
+            view = self.view()
+            groups = view.groups
+            rest = (groups.sizes, view.start(model, adapter), salt, groups.owners, groups.pod_of_owner, view.matched)
+            if kernels.ready():
+                kernels.load().match_prompt(view.table.array, tokens, *rest)
+            else:
+                plain.match_prompt(view.words, tokens, *rest)
+            if view.words[at.H_DIRECTORY_VERSION] == view.version:
+                break
+        return view.pods, view.matched.tolist()
+
+    def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[list[int], int]:
+        """The short way of the request path, for a prompt that stands as a JSON array of token ids in `text[start:end]`: matched tokens
+        of each pod, and how many the prompt has. Raises ValueError for what is no such array."""
+        if not kernels.ready():
+            tokens = parse_token_array(text, start, end)
+            return self.match(tokens, model)[1], len(tokens)
+        if (end - start) // 2 >= len(self._numbers):
+            self._numbers = np.empty(end - start, np.uint32)
+        kernel = kernels.load().match_text
+        for _ in range(_ATTEMPTS):
+            view = self.view()
+            groups, matched = view.groups, view.matched
+            count = kernel(
+                view.table.array, text, start, end, self._numbers,
+                groups.sizes, view.start(model), 0, groups.owners, groups.pod_of_owner, matched,
+            )  # fmt: skip
+            if count < 0:
+                raise bad_byte(count, start)
+            if view.words[at.H_DIRECTORY_VERSION] == view.version:
+                break
+        return matched.tolist(), count
+
+    def source(self, place: int) -> tuple[int, int, int]:
+        """Block size of the pod at `place` (0 while unknown), and the blocks that it stored and lost: for the request path."""
+        view = self.view()
+        return view.block_sizes[place], *view.counters(place)
+
+    def view(self) -> View:
+        view, table = self._view, self._index.follow()
+        if view is None or view.table is not table or view.words[at.H_DIRECTORY_VERSION] != view.version:
+            view = self._view = read_view(table, self._asked)
+        return view
+
+
+def read_view(table: Table, asked: Sequence[str] | None) -> View:
+    """The version is read first: a change meanwhile makes the view outdated, never wrong for long."""
+    version = table.words[at.H_DIRECTORY_VERSION]
+    owners = list(table.list_owners())
+    pods = tuple(dict.fromkeys(owner.pod for owner in owners)) if asked is None else tuple(asked)
+    place = {pod: index for index, pod in enumerate(pods)}
+    sizes = sorted({owner.block_size for owner in owners} - {0})
+    bitmaps = np.zeros((len(sizes), table.bitmap_words), np.uint64)
+    pod_of_owner = np.full((len(sizes), table.owners), -1, np.int32)
+    directories: list[list[int]] = [[] for _ in pods]
+    block_sizes = [0] * len(pods)
+    for owner in owners:
+        at_place = place.get(owner.pod)
+        if at_place is None:
+            continue
+        directories[at_place].append(table.directory(owner.number))
+        block_sizes[at_place] = max(block_sizes[at_place], owner.block_size)
+        if owner.block_size:
+            group = sizes.index(owner.block_size)
+            bitmaps[group, owner.number // 64] |= np.uint64(1 << (owner.number % 64))
+            pod_of_owner[group, owner.number] = at_place
+    groups = Groups(np.array(sizes, np.int64), bitmaps, pod_of_owner)
+    return View(table, table.words, version, pods, groups, directories, block_sizes, np.zeros(len(pods), np.int64))

@@ -254,8 +254,7 @@ class Exchange(Relay):
         self.connected_at = self.quiet_since = now = perf_counter()
         self.sent_at = self.sent_at or now
         length = b"" if head.has_length else b"content-length: %d\r\n" % self.request_bytes
-        lines = b"".join((head.upstream, length, b"x-request-id: ", self.id, self._policy.after_id, pod.request_lines))
-        connection.send(lines, self._body, self)
+        connection.send((head.upstream, length, b"x-request-id: ", self.id, self._policy.after_id, pod.request_lines), self._body, self)
 
     # --- what goes wrong ---
 
@@ -340,7 +339,7 @@ class Exchange(Relay):
         self.ended_at = perf_counter()
         try:
             self._leave()
-        except Exception:  # noqa: BLE001  logged by _failed
+        except Exception:
             log.exception("request %s: its record is lost", self.id.decode())
             self._gateway.count_lost_records(1)
         self._client.finished(self._keep)

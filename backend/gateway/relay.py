@@ -240,9 +240,11 @@ class Relay:
         self._client.write(b"".join((head.forward, *self._response_lines(), b"\r\n", data)))
 
     def _response_lines(self) -> tuple[bytes, ...]:
-        lines: tuple[bytes, ...] = (b"request-id: ", self.id, b"\r\n")
+        lines: tuple[bytes, ...]
         if self.chosen is not None:
             lines = (b"request-id: ", self.id, self._policy.after_id, self.chosen.response_lines)
+        else:
+            lines = (b"request-id: ", self.id, b"\r\n")
         if not self._keep:
             return (*lines, b"connection: close\r\n")
         return (*lines, b"connection: keep-alive\r\n") if self.head.http10 else lines

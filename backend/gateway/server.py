@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -36,7 +37,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_asked_for_body", "_between", "_body", "_body_bytes", "_closing", "_current", "_gateway", "_head", "_head_bytes", "_headers",
         "_in_head", "_known", "_limits", "_lingering", "_message_began", "_parser", "_queue", "_reading_paused", "_stepping", "_target",
-        "_transport", "idle_since", "stalled_since", "write_paused",
+        "_transport", "idle_since", "stalled_since", "write", "write_paused",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway) -> None:
@@ -57,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         self.idle_since = perf_counter()
         self.stalled_since = 0.0
         self.write_paused = False
+        self.write: Callable[[bytes], None]
         self._clear()
 
     def _clear(self) -> None:
@@ -73,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
         self._gateway.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -230,9 +233,6 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def finished(self, keep_alive: bool) -> None:
         """The current request is answered (or never will be)."""

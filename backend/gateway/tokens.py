@@ -87,7 +87,7 @@ class Tokenizer:
             head = (
                 f"POST {path} HTTP/1.1\r\nhost: {pool.address}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             ).encode()
-            connection.send(head, body, collector)
+            connection.send((head,), body, collector)
             try:
                 return await collector.result
             except ConnectionResetError:

@@ -60,15 +60,16 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def send(self, head: bytes, body: bytes, sink: Sink) -> None:
+    def send(self, head: tuple[bytes, ...], body: bytes, sink: Sink) -> None:
+        """`head` in parts."""
         self._sink = sink
         self._head = None
         self._buffer = b""
         self.active = False
         if len(body) < _JOIN_BYTES:
-            self.transport.write(head + body)
+            self.transport.write(b"".join((*head, body)))
         else:
-            self.transport.writelines((head, body))
+            self.transport.writelines((*head, body))
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: close at once, so that the engine stops generating."""

@@ -30,18 +30,6 @@ class Follower(Protocol):
     def follow(self) -> Table: ...
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Owners of one block size are a group, a row of each array: one walk along the prompt's keys serves them all."""
-
-    sizes: npt.NDArray[np.int64]
-    """Tokens a block."""
-    owners: Words
-    """(groups, words): bitmap of each group's owners."""
-    pod_of_owner: npt.NDArray[np.int32]
-    """(groups, owners): position of an owner's pod in `View.pods`; -1 for others' owners."""
-
-
 @dataclass
 class View:
     """What the directory says of `pods`: valid for one version of one generation."""
@@ -51,32 +39,40 @@ class View:
     """Of `table`."""
     version: int
     pods: tuple[str, ...]
-    groups: Groups
+    groups: Words
+    """Owners of one block size are a group, a row: the size, room for the start of its chain, the bitmap of its owners."""
+    pod_of_owner: npt.NDArray[np.int32]
+    """(groups, owners): position of an owner's pod in `pods`; -1 for others' owners."""
     directories: list[list[int]]
     """First directory word of each owner of each pod."""
     block_sizes: list[int]
     """Of each pod; 0 while unknown."""
     matched: npt.NDArray[np.int64]
     """Room for an answer."""
-    starts: dict[str, Words] = field(default_factory=dict)
-    """Start of the chain in each group, by model."""
+    by_model: dict[str, Words] = field(default_factory=dict)
+    """`groups` with the chains' starts, by model."""
 
-    def start(self, model: str, adapter: int = 0) -> Words:
-        found = None if adapter else self.starts.get(model)
+    def groups_of(self, model: str, adapter: int = 0) -> Words:
+        found = None if adapter else self.by_model.get(model)
         if found is None:
             seed = hashing.model_seed(model)
-            found = np.array([hashing.chain_start(seed, size, adapter) for size in self.groups.sizes.tolist()], np.uint64)
+            found = self.groups.copy()
+            found[:, 1] = [hashing.chain_start(seed, size, adapter) for size in found[:, 0].tolist()]
             if not adapter:
-                if len(self.starts) >= _MODELS_KEPT:
-                    self.starts.clear()
-                self.starts[model] = found
+                if len(self.by_model) >= _MODELS_KEPT:
+                    self.by_model.clear()
+                self.by_model[model] = found
         return found
 
     def counters(self, place: int) -> tuple[int, int]:
         """Blocks stored by and removed from a pod since the index knows it, all ranks together."""
         words = self.words
+        owners = self.directories[place]
+        if len(owners) == 1:  # as with nearly every pod
+            base = owners[0]
+            return words[base + at.O_STORED], words[base + at.O_REMOVED]
         stored = removed = 0
-        for base in self.directories[place]:
+        for base in owners:
             stored += words[base + at.O_STORED]
             removed += words[base + at.O_REMOVED]
         return stored, removed
@@ -95,8 +91,7 @@ class Lookup:
         """The pods, and the tokens of the prompt that each holds from its beginning on. `adapter` and `salt`: their hashes."""
         for _ in range(_ATTEMPTS):
             view = self.view()
-            groups = view.groups
-            rest = (groups.sizes, view.start(model, adapter), salt, groups.owners, groups.pod_of_owner, view.matched)
+            rest = (view.groups_of(model, adapter), salt, view.pod_of_owner, view.matched)
             if kernels.ready():
                 kernels.load().match_prompt(view.table.array, tokens, *rest)
             else:
@@ -116,11 +111,11 @@ class Lookup:
         kernel = kernels.load().match_text
         for _ in range(_ATTEMPTS):
             view = self.view()
-            groups, matched = view.groups, view.matched
-            count = kernel(
-                view.table.array, text, start, end, self._numbers,
-                groups.sizes, view.start(model), 0, groups.owners, groups.pod_of_owner, matched,
-            )  # fmt: skip
+            groups = view.by_model.get(model)
+            if groups is None:
+                groups = view.groups_of(model)
+            matched = view.matched
+            count = kernel(view.table.array, text, start, end, self._numbers, groups, 0, view.pod_of_owner, matched)
             if count < 0:
                 raise bad_byte(count, start)
             if view.words[at.H_DIRECTORY_VERSION] == view.version:
@@ -128,11 +123,12 @@ class Lookup:
         return matched.tolist(), count
 
     def source(self, place: int) -> tuple[int, int, int]:
-        """Block size of the pod at `place` (0 while unknown), and the blocks that it stored and lost: for the request path."""
-        view = self.view()
+        """Block size of the pod at `place` (0 while unknown), and the blocks that it stored and lost, as of the last look-up's memory."""
+        view = self._view or self.view()
         return view.block_sizes[place], *view.counters(place)
 
     def view(self) -> View:
+        """As of now."""
         view, table = self._view, self._index.follow()
         if view is None or view.table is not table or view.words[at.H_DIRECTORY_VERSION] != view.version:
             view = self._view = read_view(table, self._asked)
@@ -146,7 +142,8 @@ def read_view(table: Table, asked: Sequence[str] | None) -> View:
     pods = tuple(dict.fromkeys(owner.pod for owner in owners)) if asked is None else tuple(asked)
     place = {pod: index for index, pod in enumerate(pods)}
     sizes = sorted({owner.block_size for owner in owners} - {0})
-    bitmaps = np.zeros((len(sizes), table.bitmap_words), np.uint64)
+    groups = np.zeros((len(sizes), 2 + table.bitmap_words), np.uint64)
+    groups[:, 0] = sizes
     pod_of_owner = np.full((len(sizes), table.owners), -1, np.int32)
     directories: list[list[int]] = [[] for _ in pods]
     block_sizes = [0] * len(pods)
@@ -158,7 +155,6 @@ def read_view(table: Table, asked: Sequence[str] | None) -> View:
         block_sizes[at_place] = max(block_sizes[at_place], owner.block_size)
         if owner.block_size:
             group = sizes.index(owner.block_size)
-            bitmaps[group, owner.number // 64] |= np.uint64(1 << (owner.number % 64))
+            groups[group, 2 + owner.number // 64] |= np.uint64(1 << (owner.number % 64))
             pod_of_owner[group, owner.number] = at_place
-    groups = Groups(np.array(sizes, np.int64), bitmaps, pod_of_owner)
-    return View(table, table.words, version, pods, groups, directories, block_sizes, np.zeros(len(pods), np.int64))
+    return View(table, table.words, version, pods, groups, pod_of_owner, directories, block_sizes, np.zeros(len(pods), np.int64))

@@ -43,13 +43,11 @@ def bitmap(words: memoryview, index: int) -> int:
     return value
 
 
-def match_prompt(
-    words: memoryview, tokens: Tokens, sizes: Any, starts: Any, first_extra: int, owners: Any, pod_of_owner: Any, matched: Any
-) -> None:
+def match_prompt(words: memoryview, tokens: Tokens, groups: Any, first_extra: int, pod_of_owner: Any, matched: Any) -> None:
     """As the kernel of this name: set `matched[pod]` to the tokens that the pod holds from the prompt's beginning on."""
     matched[:] = 0
-    for group, (size, start) in enumerate(zip(sizes.tolist(), starts.tolist(), strict=True)):
-        _match_group(words, tokens, size, start, first_extra, owners[group].tolist(), pod_of_owner[group], matched)
+    for group, (size, start, *owners) in enumerate(groups.tolist()):
+        _match_group(words, tokens, size, start, first_extra, owners, pod_of_owner[group], matched)
 
 
 def _match_group(

@@ -25,8 +25,8 @@ _FIRST_RUN = 8
 _READ_WORDS = types.Array(types.uint64, 1, "C", readonly=True)
 _READ_TOKENS = types.Array(types.uint32, 1, "C", readonly=True)
 _WORDS = types.uint64[::1]
-_GROUPS = (types.int64[::1], _WORDS, types.uint64, types.uint64[:, ::1], types.int32[:, ::1], types.int64[::1])
-"""sizes, starts, first_extra, owners, pod_of_owner, matched: see `match_prompt`."""
+_ASKED = (types.uint64[:, ::1], types.uint64, types.int32[:, ::1], types.int64[::1])
+"""groups, first_extra, pod_of_owner, matched: see `match_prompt`."""
 
 
 @njit
@@ -99,40 +99,31 @@ def _match_group(
 
 
 @njit
-def _match_groups(words: Any, tokens: Any, sizes: Any, starts: Any, first_extra: Any, owners: Any, pod_of_owner: Any, matched: Any) -> None:
+def _match_groups(words: Any, tokens: Any, groups: Any, first_extra: Any, pod_of_owner: Any, matched: Any) -> None:
     matched[:] = 0
-    for group in range(sizes.shape[0]):
-        _match_group(words, tokens, sizes[group], starts[group], first_extra, owners[group], pod_of_owner[group], matched)
+    for group in range(groups.shape[0]):
+        size, start, owners = np.int64(groups[group, 0]), groups[group, 1], groups[group, 2:]
+        _match_group(words, tokens, size, start, first_extra, owners, pod_of_owner[group], matched)
 
 
-@njit(types.void(_READ_WORDS, _READ_TOKENS, *_GROUPS), cache=True, nogil=True)
-def match_prompt(words: Any, tokens: Any, sizes: Any, starts: Any, first_extra: Any, owners: Any, pod_of_owner: Any, matched: Any) -> None:
+@njit(types.void(_READ_WORDS, _READ_TOKENS, *_ASKED), cache=True, nogil=True)
+def match_prompt(words: Any, tokens: Any, groups: Any, first_extra: Any, pod_of_owner: Any, matched: Any) -> None:
     """Set `matched[pod]` to the tokens of the prompt that the pod holds from its beginning on.
 
-    Owners of one block size are a group, a row of each array: `sizes` and `starts` (of the chain of keys), `owners` (a bitmap) and
-    `pod_of_owner`. `first_extra` is the hash of the salt, or 0.
+    Owners of one block size are a group, a row of `groups`: the size, the start of the chain of keys, then a bitmap of the owners; and
+    a row of `pod_of_owner`. `first_extra` is the hash of the salt, or 0.
     """
-    _match_groups(words, tokens, sizes, starts, first_extra, owners, pod_of_owner, matched)
+    _match_groups(words, tokens, groups, first_extra, pod_of_owner, matched)
 
 
-@njit(types.int64(_READ_WORDS, TEXT, types.int64, types.int64, types.uint32[::1], *_GROUPS), cache=True, nogil=True)
+@njit(types.int64(_READ_WORDS, TEXT, types.int64, types.int64, types.uint32[::1], *_ASKED), cache=True, nogil=True)
 def match_text(
-    words: Any,
-    text: Any,
-    start: Any,
-    end: Any,
-    numbers: Any,
-    sizes: Any,
-    starts: Any,
-    first_extra: Any,
-    owners: Any,
-    pod_of_owner: Any,
-    matched: Any,
+    words: Any, text: Any, start: Any, end: Any, numbers: Any, groups: Any, first_extra: Any, pod_of_owner: Any, matched: Any
 ) -> Any:
     """`match_prompt` for a prompt that stands as a JSON array in `text[start:end]`; its tokens, or `read_numbers`' complaint."""
     count = read_numbers(text, start, end, numbers)
     if count >= 0:
-        _match_groups(words, numbers[:count], sizes, starts, first_extra, owners, pod_of_owner, matched)
+        _match_groups(words, numbers[:count], groups, first_extra, pod_of_owner, matched)
     return count
 
 

@@ -45,7 +45,7 @@ async def test_a_sink_that_fails_is_told_and_its_connection_is_not_used_again(
         connection = await pool.connect(1.0)
         head, _, body = post(completion()).partition(b"\r\n\r\n")
         sink = BrokenSink(breaks_at)
-        connection.send(head + b"\r\n\r\n", body, sink)
+        connection.send((head, b"\r\n\r\n"), body, sink)
         async with asyncio.timeout(5):
             await sink.told.wait()
         assert sink.failures == ["internal"]
@@ -80,7 +80,7 @@ async def test_a_connection_is_given_back_once_its_answer_was_taken() -> None:
         connection = await pool.connect(1.0)
         head, _, body = post(completion()).partition(b"\r\n\r\n")
         sink = Collected(pool)
-        connection.send(head + b"\r\n\r\n", body, sink)
+        connection.send((head, b"\r\n\r\n"), body, sink)
         async with asyncio.timeout(5):
             await sink.ended.wait()
         assert sink.pool_had_it == [False]

@@ -25,7 +25,7 @@ HitClass = Literal["exact", "within_block", "raced", "evicted", "unknown", "unpr
 compare, since no index was asked or the engine did not report its hit."""
 
 
-class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One request through the gateway. `terms` has one list a score term, in the order of `candidates`."""
 
     id: str

@@ -69,6 +69,10 @@ _cut = msgspec.json.Decoder(_Cut)
 _chat = msgspec.json.Decoder(_Chat)
 _strings = msgspec.json.Decoder(list[msgspec.Raw])
 
+KNOWN_RESTS, KNOWN_REST_BYTES = 1024, 512
+_known_rests: dict[bytes, _Cut] = {}
+"""What stands around the prompt is the same with most requests of one application."""
+
 
 def read(api: Api, body: bytes) -> Asked:
     """Raises Problem (400) for a body that is not what `api` asks for."""
@@ -99,12 +103,18 @@ def _read_cut(body: bytes) -> Asked | None:
         return None
     end = body.find(b"]", start) + 1
     rest = body[:start] + _MARK_JSON + body[end:]
-    try:
-        asked = _cut.decode(rest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if asked.prompt != _MARK or rest.count(_MARK_JSON) != 1:
-        return None
+    asked = _known_rests.get(rest)
+    if asked is None:
+        try:
+            asked = _cut.decode(rest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        if asked.prompt != _MARK or rest.count(_MARK_JSON) != 1:
+            return None
+        if len(rest) < KNOWN_REST_BYTES:
+            if len(_known_rests) >= KNOWN_RESTS:
+                _known_rests.clear()
+            _known_rests[rest] = asked
     return Asked(asked.model, asked.stream is True, (start, end))
 
 

@@ -337,26 +337,20 @@ class Exchange(Relay):
         self._done = True
         self.outcome = outcome
         self.ended_at = perf_counter()
+        self._body = b""
+        gateway, pod = self._gateway, self.chosen
         try:
-            self._leave()
+            if self.notes is not None and outcome in _CUT_SHORT:
+                self.usage = self.notes.usage()
+            if pod is not None:
+                gateway.counts.minus(pod.slot)
+                if self.predicted is not None and (self.usage is None or self.usage.cached != self.predicted):
+                    self.index_counts_after = gateway.prefix.counters(pod.name)
+            gateway.note_finished(self)
         except Exception:
             log.exception("request %s: its record is lost", self.id.decode())
-            self._gateway.count_lost_records(1)
+            gateway.count_lost_records(1)
         self._client.finished(self._keep)
-
-    def _leave(self) -> None:
-        """What remains of it goes to the counts, and later into its record."""
-        gateway, pod = self._gateway, self.chosen
-        if self.notes is not None and self.outcome in _CUT_SHORT:
-            self.usage = self.notes.usage()
-        if pod is not None:
-            gateway.counts.minus(pod.slot)
-            if self.predicted is not None:
-                usage = self.usage
-                cached = usage.cached if usage is not None else None
-                self.index_counts_after = self.index_counts if cached == self.predicted else gateway.prefix.counters(pod.name)
-        self._body = b""
-        gateway.note_finished(self)
 
 
 def _selected(candidates: Candidates, selector: str) -> Candidates:

@@ -34,37 +34,39 @@ DECIDE_BOUNDS = (20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 100e-3
 TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DECIDE = [("decide", repr(bound)) for bound in DECIDE_BOUNDS] + [("decide", "+Inf")]
 _TTFT = [("ttft", repr(bound)) for bound in TTFT_BOUNDS] + [("ttft", "+Inf")]
-_MODEL, _HIT = attrgetter("model"), attrgetter("model", "hit_class")
+_MODEL = attrgetter("model")
 _TOKENS = (
     ("prompt", attrgetter("usage_prompt_tokens")),
     ("completion", attrgetter("completion_tokens")),
     ("cached", attrgetter("cached_tokens")),
 )
-_MATCH_BUCKETS = ("0", "1-25", "26-50", "51-75", "76-100")
+_NO_MATCH, *_MATCH_BUCKETS = ("0", "1-25", "26-50", "51-75", "76-100")
 
 
 def count(counters: Counters, records: Sequence[DecisionRecord]) -> None:
-    """Everything that finished requests add, summed over the batch first: most of them ended alike."""
-    ended = Counter(
-        (record.model, bool(record.candidates), record.policy, record.reason, record.status, record.outcome) for record in records
-    )
-    for (model, known, policy, reason, status, outcome), number in ended.items():
-        # A model that does not exist is a client's text: it must not make series.
-        counters.add(("request", model if known else "", policy, reason, str(status), outcome), number)
+    """Everything that finished requests add, summed over the batch first: most of them went alike."""
+    for (model, policy, reason, status, outcome, bucket, hit), number in Counter(map(_how_it_went, records)).items():
+        counters.add(("request", model, policy, reason, str(status), outcome), number)
+        if bucket:
+            counters.add(("bucket", model, bucket), number)
+            if hit != "unknown":  # else it is counted when that is settled
+                counters.add(("hit", model, hit), number)
     _count_times(counters, "decide", _DECIDE, DECIDE_BOUNDS, [record.decide_ms for record in records if record.reason])
     _count_times(counters, "ttft", _TTFT, TTFT_BOUNDS, [record.ttft_ms for record in records if record.ttft_ms is not None])
-    _count_hits(counters, records)
     _count_tokens(counters, records)
 
 
-def _count_hits(counters: Counters, records: Sequence[DecisionRecord]) -> None:
-    promised = [record for record in records if record.predicted_tokens is not None]
-    buckets = Counter((record.model, _match_bucket(record.predicted_tokens or 0, record.prompt_tokens)) for record in promised)
-    for (model, bucket), number in buckets.items():
-        counters.add(("bucket", model, bucket), number)
-    for (model, hit), number in Counter(map(_HIT, promised)).items():
-        if hit != "unknown":  # else it is counted when that is settled
-            counters.add(("hit", model, hit), number)
+def _how_it_went(record: DecisionRecord) -> tuple[str, str, str, int, str, str, str]:
+    # A model that does not exist is a client's text: it must not make series.
+    model = record.model if record.candidates else ""
+    predicted, prompt = record.predicted_tokens, record.prompt_tokens
+    if predicted is None:
+        bucket = ""
+    elif predicted <= 0 or prompt <= 0:
+        bucket = _NO_MATCH
+    else:
+        bucket = _MATCH_BUCKETS[(predicted * 100 - 1) // (prompt * 25)] if predicted <= prompt else _MATCH_BUCKETS[-1]
+    return model, record.policy, record.reason, record.status, record.outcome, bucket, record.hit_class
 
 
 def _count_tokens(counters: Counters, records: Sequence[DecisionRecord]) -> None:
@@ -93,12 +95,6 @@ def _count_times(counters: Counters, kind: str, series: Sequence[Series], bounds
 def count_hit(counters: Counters, record: DecisionRecord) -> None:
     """For a record whose class of hit was not settled when it was counted."""
     counters.add(("hit", record.model, record.hit_class))
-
-
-def _match_bucket(matched: int, prompt: int) -> str:
-    if matched <= 0 or prompt <= 0:
-        return "0"
-    return _MATCH_BUCKETS[min(4, 1 + (matched * 100 - 1) // (prompt * 25))]
 
 
 def render(gateway: Gateway) -> bytes:

@@ -88,7 +88,7 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         terms=terms,  # type: ignore[arg-type]
         chosen=pod.name if pod is not None else "",
         pod_ip=pod.ip if pod is not None else "",
-        attempts=list(exchange.attempts),
+        attempts=list(exchange.attempts) if exchange.attempts else [],
         prompt_tokens=prompt_tokens,
         block_size=exchange.block_size,
         predicted_tokens=exchange.predicted,

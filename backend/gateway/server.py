@@ -242,10 +242,10 @@ class ClientConnection(asyncio.Protocol):
             self._hang_up()
             return
         self.idle_since = perf_counter()
-        if self._closing and not self._queue:
-            self._hang_up()
-        elif self._queue:
+        if self._queue:
             self._step()
+        elif self._closing:
+            self._hang_up()
         elif self._head is not None:
             self._ask_for_body()
 

@@ -134,7 +134,7 @@ class UpstreamConnection(asyncio.Protocol):
             if not data.startswith(b"HTTP/1."[: len(data)]) or len(data) > HEAD_LIMIT:
                 raise WireError("bad_status_line", "the pod's answer does not begin with an HTTP/1.1 head")
             self._buffer = data
-            return
+            return None
         raw = data[:end]
         head = _heads.get(raw)
         if head is None:
@@ -144,13 +144,15 @@ class UpstreamConnection(asyncio.Protocol):
             if len(raw) < 1024:
                 _heads[raw] = head
         rest = data[end + 4 :]
+        if head.length == len(rest) and head.plain:  # the usual answer, whole in one packet
+            self._head = head
+            sink.on_head(head, rest, True)
+            return self._finish(0)
         if head.status < 200:
             self._buffer = b""
             if head.status == 101:
                 raise WireError("bad_status_line", "the pod switched protocols without being asked")
-            if rest:
-                self._read_head(sink, rest)
-            return
+            return self._read_head(sink, rest) if rest else None
         self._head = head
         self._buffer = b""
         self._left = head.length
@@ -158,8 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._walker = ChunkWalker()
         body, ended = self._take(rest)
         sink.on_head(head, body, ended)
-        if ended:
-            self._finish(len(rest) - len(body))
+        return self._finish(len(rest) - len(body)) if ended else None
 
     def _read_body(self, sink: Sink, data: bytes) -> None:
         body, ended = self._take(data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +86,7 @@ class Lookup:
         self._asked = pods
         self._view: View | None = None
         self._numbers = np.empty(_NUMBERS, np.uint32)
+        self._match_text: Any = None
 
     def match(self, tokens: Tokens, model: str = "", adapter: int = 0, salt: int = 0) -> tuple[tuple[str, ...], list[int]]:
         """The pods, and the tokens of the prompt that each holds from its beginning on. `adapter` and `salt`: their hashes."""
@@ -103,19 +104,21 @@ class Lookup:
     def match_text(self, text: bytes, start: int, end: int, model: str = "") -> tuple[list[int], int]:
         """The short way of the request path, for a prompt that stands as a JSON array of token ids in `text[start:end]`: matched tokens
         of each pod, and how many the prompt has. Raises ValueError for what is no such array."""
-        if not kernels.ready():
-            tokens = parse_token_array(text, start, end)
-            return self.match(tokens, model)[1], len(tokens)
-        if (end - start) // 2 >= len(self._numbers):
-            self._numbers = np.empty(end - start, np.uint32)
-        kernel = kernels.load().match_text
+        kernel, numbers = self._match_text, self._numbers
+        if kernel is None:
+            if not kernels.ready():
+                tokens = parse_token_array(text, start, end)
+                return self.match(tokens, model)[1], len(tokens)
+            kernel = self._match_text = kernels.load().match_text
+        if (end - start) // 2 >= len(numbers):
+            numbers = self._numbers = np.empty(end - start, np.uint32)
         for _ in range(_ATTEMPTS):
             view = self.view()
             groups = view.by_model.get(model)
             if groups is None:
                 groups = view.groups_of(model)
             matched = view.matched
-            count = kernel(view.table.array, text, start, end, self._numbers, groups, 0, view.pod_of_owner, matched)
+            count = kernel(view.table.array, text, start, end, numbers, groups, 0, view.pod_of_owner, matched)
             if count < 0:
                 raise bad_byte(count, start)
             if view.words[at.H_DIRECTORY_VERSION] == view.version:

@@ -30,34 +30,27 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 AVOID_S = 1.0
+_NO_SOURCE = (0, 0, 0)
 _CUT_SHORT = ("client_gone", "truncated", "timeout")
 
 
 class Exchange(Relay):
     """Made for one request by its client's connection. Once finished it is what the request's record is made of (see `report`)."""
 
-    index_counts: tuple[int, int]
-    """Blocks that the chosen pod had stored and lost when it was chosen; set with `predicted`."""
-    index_counts_after: tuple[int, int]
-    """The same when the answer was there; set when the prediction did not hold."""
-    ended_at: float
-    outcome: Outcome
-    own_id: bytes
+    __slots__ = (
+        "_body", "_candidates", "_fresh_tried", "_index_problem", "_token_ids", "asked", "attempts", "began", "connected_at",
+        "counts_after", "decided_at", "decision", "index_state", "outcome", "own_id", "predicted", "request_bytes", "sent_at", "source",
+    )  # fmt: skip
 
-    asked: body.Asked | None = None
-    attempts: tuple[str, ...] = ()
-    block_size = 0
-    """Of the chosen pod, in tokens; 0 while unknown."""
-    connected_at = 0.0
-    decided_at = 0.0
-    decision: Decision | None = None
-    index_state: IndexState = "absent"
-    predicted: int | None = None
-    sent_at = 0.0
-    _candidates: Candidates | None = None
-    _fresh_tried = False
-    _problem = ""
-    _token_ids: tokens.TokenIds | None = None
+    _token_ids: tokens.TokenIds | None
+    counts_after: tuple[int, int]
+    """The last two of `source` when the answer was there; set when the prediction did not hold."""
+    decision: Decision | None
+    index_state: IndexState
+    outcome: Outcome
+    predicted: int | None
+    source: tuple[int, int, int]
+    """Block size of the chosen pod, and the blocks that it had stored and lost when it was chosen."""
 
     def __init__(self, gateway: Gateway, client: Client, head: RequestHead, request_body: bytes, began: float) -> None:
         self._gateway = gateway
@@ -69,6 +62,18 @@ class Exchange(Relay):
         self.id = head.trace_id or own_id
         self.request_bytes = len(request_body)
         self._policy = gateway.default_policy
+        self.asked: body.Asked | None = None
+        self._candidates: Candidates | None = None
+        self.attempts: tuple[str, ...] = ()
+        self.chosen = self.decision = self.predicted = self._token_ids = self._connection = self._task = None
+        self._response = self._held = self.notes = self.usage = None
+        self.index_state = "absent"
+        self.error = self._index_problem = ""
+        self.status = self.response_bytes = 0
+        self.decided_at = self.sent_at = self.connected_at = self.first_at = self.ended_at = 0.0
+        self._keep = True
+        self._fresh_tried = self._body_began = False
+        self.source = _NO_SOURCE
 
     # --- the request ---
 
@@ -142,7 +147,7 @@ class Exchange(Relay):
         self._keep = head.keep_alive and not self._gateway.draining
         whole = local.answer(api, self._gateway, close=not self._keep)
         self._client.write(whole[: whole.index(b"\r\n\r\n") + 4] if head.method == b"HEAD" else whole)
-        self._done = True
+        self.ended_at = perf_counter()
         self._client.finished(self._keep)
 
     def _find_tokens(self, asked: body.Asked, candidates: Candidates) -> None:
@@ -175,14 +180,14 @@ class Exchange(Relay):
             self._gateway.count_routing_error(failure.reason)
             log.warning("request %s: its prompt was not tokenized by %s: %s", self.id.decode(), pod.name, failure)
         self._task = None
-        if not self._done:
+        if not self.ended_at:
             self._guarded(self._decide, problem)
 
     # --- the decision ---
 
     def _decide(self, problem: str) -> None:
         """Choose and count in one step; the prediction is fixed before anything is sent. `problem`: why no index is asked."""
-        self._problem = problem
+        self._index_problem = problem
         gateway, asked, candidates = self._gateway, self.asked, self._candidates
         assert asked is not None
         assert candidates is not None
@@ -204,8 +209,7 @@ class Exchange(Relay):
         self.decision, self.chosen = decision, pod
         if matched is not None:
             self.predicted = matched[decision.pod]
-            self.block_size, stored, removed = gateway.prefix.source(candidates.names, decision.pod)
-            self.index_counts = stored, removed
+            self.source = gateway.prefix.source(candidates.names, decision.pod)
         else:
             self.predicted = None
         if not self.attempts:
@@ -243,7 +247,7 @@ class Exchange(Relay):
         if connection is None:
             pod.pool.avoid_until = asyncio.get_running_loop().time() + AVOID_S
             self._try_another("connect", failed)
-        elif self._done:
+        elif self.ended_at:
             connection.cancel()
         else:
             self._send(pod, connection)
@@ -260,7 +264,7 @@ class Exchange(Relay):
 
     def on_failure(self, kind: str, detail: str) -> None:
         connection, self._connection = self._connection, None
-        if self._done:
+        if self.ended_at:
             return
         if self.status:
             # Part of the answer has gone out: the missing end is all that can still be said.
@@ -297,7 +301,7 @@ class Exchange(Relay):
             self.chosen = None
             self._candidates = candidates.without((pod.name,))
             self._fresh_tried = False
-            self._guarded(self._decide, self._problem)
+            self._guarded(self._decide, self._index_problem)
         elif kind == "timeout":
             self._refuse(answers.gateway_timeout(detail), "timeout")
         elif kind == "connect":
@@ -306,7 +310,7 @@ class Exchange(Relay):
             self._refuse(answers.bad_gateway(detail), "upstream_reset" if kind == "reset" else "upstream_error")
 
     def _refuse(self, problem: Problem, outcome: Outcome = "refused") -> None:
-        if self._done:
+        if self.ended_at:
             return
         if self._connection is not None:
             self._connection.cancel()
@@ -332,11 +336,10 @@ class Exchange(Relay):
     # --- the end ---
 
     def _finish(self, outcome: Outcome) -> None:
-        if self._done:
+        if self.ended_at:
             return
-        self._done = True
-        self.outcome = outcome
         self.ended_at = perf_counter()
+        self.outcome = outcome
         self._body = b""
         gateway, pod = self._gateway, self.chosen
         try:
@@ -345,7 +348,7 @@ class Exchange(Relay):
             if pod is not None:
                 gateway.counts.minus(pod.slot)
                 if self.predicted is not None and (self.usage is None or self.usage.cached != self.predicted):
-                    self.index_counts_after = gateway.prefix.counters(pod.name)
+                    self.counts_after = gateway.prefix.counters(pod.name)
             gateway.note_finished(self)
         except Exception:
             log.exception("request %s: its record is lost", self.id.decode())

@@ -46,32 +46,37 @@ class Client(Protocol):
 
 
 class Relay:
-    """The sink of a pod's answer. `exchange.Exchange` sets what has no default here, and supplies the last methods."""
+    """The sink of a pod's answer. `exchange.Exchange` sets all of it, and supplies the last methods."""
 
+    __slots__ = (
+        "_body_began", "_client", "_connection", "_gateway", "_held", "_held_bytes", "_held_limit", "_keep", "_policy", "_response",
+        "_task", "chosen", "ended_at", "error", "first_at", "head", "id", "notes", "quiet_since", "response_bytes", "status", "usage",
+    )  # fmt: skip
+
+    _body_began: bool
     _client: Client
+    _connection: UpstreamConnection | None
     _gateway: Gateway
+    _held: list[bytes] | None
+    _held_bytes: int
+    _held_limit: int
+    _keep: bool
     _policy: Policy
+    _response: ResponseHead | None
+    _task: asyncio.Task[None] | None
+    chosen: PodTarget | None
+    ended_at: float
+    """0.0 until it is over."""
+    error: str
+    first_at: float
     head: RequestHead
     id: bytes
     """What the client and the pod are told: the trace's id where the client gave one."""
+    notes: StreamNotes | None
     quiet_since: float
-
-    chosen: PodTarget | None = None
-    error = ""
-    first_at = 0.0
-    notes: StreamNotes | None = None
-    response_bytes = 0
-    status = 0
-    usage: Usage | None = None
-    _body_began = False
-    _connection: UpstreamConnection | None = None
-    _done = False
-    _held: list[bytes] | None = None
-    _held_bytes = 0
-    _held_limit = 0
-    _keep = True
-    _response: ResponseHead | None = None
-    _task: asyncio.Task[None] | None = None
+    response_bytes: int
+    status: int
+    usage: Usage | None
 
     # --- as the pod's answer comes ---
 

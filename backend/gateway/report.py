@@ -45,7 +45,7 @@ def _publish(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decis
         if predicted == cached:  # nearly always, and then no evidence is needed
             record.hit_class = "exact"
         else:
-            evidence = Evidence(*exchange.index_counts, *exchange.index_counts_after, record.in_flight)
+            evidence = Evidence(*exchange.source[1:], *exchange.counts_after, record.in_flight)
             record.hit_class = classify(predicted, cached, record.block_size, evidence)
             if record.hit_class == "unknown":
                 gateway.records.put_doubtful(record, evidence)
@@ -90,7 +90,7 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         pod_ip=pod.ip if pod is not None else "",
         attempts=list(exchange.attempts) if exchange.attempts else [],
         prompt_tokens=prompt_tokens,
-        block_size=exchange.block_size,
+        block_size=exchange.source[0],
         predicted_tokens=exchange.predicted,
         index_state=exchange.index_state if decision is not None else "absent",
         in_flight=in_flight,

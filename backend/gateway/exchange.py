@@ -78,36 +78,33 @@ class Exchange(Relay):
     # --- the request ---
 
     def start(self) -> None:
-        """Never raises: as `_guarded`, one call less."""
+        """Never raises."""
         try:
             self._begin()
-        except Problem as problem:
-            self._refuse(problem)
-        except Exception:  # noqa: BLE001  logged by _failed
-            self._failed()
+        except Exception as error:  # noqa: BLE001  the request handler's edge
+            self._caught(error)
 
     def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
-        """The request handler's edge."""
         try:
             step(*arguments)
-        except Problem as problem:
-            self._refuse(problem)
-        except Exception:  # noqa: BLE001  logged by _failed
-            self._failed()
+        except Exception as error:  # noqa: BLE001  the same edge
+            self._caught(error)
 
-    def _failed(self) -> None:
-        """For an exception being handled that nothing foresaw."""
+    def _caught(self, error: Exception) -> None:
+        """What a step of this request raised: an answer of the gateway's own, or something that nobody foresaw."""
+        if isinstance(error, Problem):
+            return self._refuse(error)
         name = self.id.decode()
-        log.exception("request %s failed inside the gateway", name)
-        self._refuse(answers.internal(name))
+        log.error("request %s failed inside the gateway", name, exc_info=error)
+        return self._refuse(answers.internal(name))
 
     async def _guarded_task(self, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """The same edge for what a request waits for."""
         try:
             await step(*arguments)
-        except Exception:  # noqa: BLE001  logged by _failed
+        except Exception as error:  # noqa: BLE001  the same edge
             self._task = None
-            self._failed()
+            self._caught(error)
 
     def _begin(self) -> None:
         head, gateway = self.head, self._gateway
@@ -193,10 +190,17 @@ class Exchange(Relay):
         assert candidates is not None
         if gateway.avoiding:
             candidates = gateway.preferred(candidates)
-        policy = self._policy
+        policy, prefix = self._policy, gateway.prefix
         in_flight = gateway.counts.picked(candidates.pick, gateway.rows)
-        matched, prompt_tokens = self._match(asked, candidates, problem)
-        self.index_state = state = gateway.prefix.state
+        if asked.ids is not None:
+            start, end = asked.ids
+            try:
+                matched, prompt_tokens = prefix.match_text(self._body, start, end, asked.model, candidates.names)
+            except ValueError:
+                raise answers.invalid_body("error processing request body: token ids must be whole numbers", "prompt") from None
+        else:
+            matched, prompt_tokens = self._match_ids(asked.model, candidates, problem)
+        self.index_state = state = prefix.state
         if matched is None and not problem:
             problem = "index_stale" if state == "stale" else "index_absent"
         view = RequestView(gateway.random(), prompt_tokens, matched, problem)
@@ -209,28 +213,23 @@ class Exchange(Relay):
         self.decision, self.chosen = decision, pod
         if matched is not None:
             self.predicted = matched[decision.pod]
-            self.source = gateway.prefix.source(candidates.names, decision.pod)
+            self.source = prefix.source(candidates.names, decision.pod)
         else:
             self.predicted = None
+        now = perf_counter()
         if not self.attempts:
-            self.decided_at = perf_counter()
+            self.decided_at = now
         connection = pod.pool.take()
         if connection is not None:
-            self._send(pod, connection)
+            self._send(pod, connection, now)
         else:
             self._task = gateway.spawn(self._guarded_task(self._connect, pod))
 
-    def _match(self, asked: body.Asked, candidates: Candidates, problem: str) -> tuple[list[int] | None, int]:
-        """Prefix hit of each candidate, if the index can tell, and the prompt's tokens, if they are known."""
+    def _match_ids(self, model: str, candidates: Candidates, problem: str) -> tuple[list[int] | None, int]:
+        """For a prompt that an engine has tokenized, if one has."""
         prefix, ids = self._gateway.prefix, self._token_ids
-        if asked.ids is not None:
-            start, end = asked.ids
-            try:
-                return prefix.match_text(self._body, start, end, asked.model, candidates.names)
-            except ValueError:
-                raise answers.invalid_body("error processing request body: token ids must be whole numbers", "prompt") from None
         if ids is not None:
-            return prefix.match(ids, asked.model, candidates.names), len(ids)
+            return prefix.match(ids, model, candidates.names), len(ids)
         if not problem and self._policy.needs_tokens:
             prefix.refresh()
         return None, 0
@@ -250,12 +249,12 @@ class Exchange(Relay):
         elif self.ended_at:
             connection.cancel()
         else:
-            self._send(pod, connection)
+            self._send(pod, connection, perf_counter())
 
-    def _send(self, pod: PodTarget, connection: UpstreamConnection) -> None:
+    def _send(self, pod: PodTarget, connection: UpstreamConnection, now: float) -> None:
         head = self.head
         self._connection = connection
-        self.connected_at = self.quiet_since = now = perf_counter()
+        self.connected_at = self.quiet_since = now
         self.sent_at = self.sent_at or now
         length = b"" if head.has_length else b"content-length: %d\r\n" % self.request_bytes
         connection.send((head.upstream, length, b"x-request-id: ", self.id, self._policy.after_id, pod.request_lines), self._body, self)

@@ -106,9 +106,11 @@ class Prefix:
     def match_text(self, text: bytes, start: int, end: int, model: str, pods: Sequence[str]) -> tuple[list[int] | None, int]:
         """The same for a prompt that stands as a JSON array of token ids in `text[start:end]`, and the number of its tokens. Raises
         ValueError for what is no such array."""
-        if self.refresh() == "live":
+        if (self.state if time.monotonic() < self._next_look else self.refresh()) == "live":
+            known = self._lookups.get(id(pods))
             try:
-                return self._lookup(pods).match_text(text, start, end, model)
+                lookup = known[1] if known is not None and known[0] is pods else self._lookup(pods)
+                return lookup.match_text(text, start, end, model)
             except WorkbenchError as error:
                 self._failed(error)
         return None, len(parse_token_array(text, start, end))

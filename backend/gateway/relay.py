@@ -86,7 +86,10 @@ class Relay:
         if ended:
             self._connection = None
             if head.plain:
-                return self._guarded(self._answer_plainly, head, data)
+                try:
+                    return self._answer_plainly(head, data)
+                except Exception as error:  # noqa: BLE001  the request handler's edge
+                    return self._caught(error)
         hold = self._hold_limit(head)
         if hold:
             if ended:
@@ -300,6 +303,9 @@ class Relay:
     # --- supplied by Exchange ---
 
     def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
+        raise NotImplementedError
+
+    def _caught(self, error: Exception) -> None:
         raise NotImplementedError
 
     def on_failure(self, kind: str, detail: str) -> None:

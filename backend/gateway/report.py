@@ -24,10 +24,12 @@ _NOT_TOLD = (None, None, None)
 def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
     """Every request of `finished` counted, and its record handed to the publisher."""
     clock_offset = time() - perf_counter()
-    records = []
+    records: list[DecisionRecord] = []
     for exchange in finished:
         try:
-            records.append(_publish(gateway, exchange, clock_offset))
+            record = _record(gateway, exchange, clock_offset)
+            _publish(gateway, record, exchange)
+            records.append(record)
         except Exception:
             # The edge of a request that is over: what is wrong with one must not cost the others their records.
             log.exception("the record of request %s is lost", exchange.own_id.decode())
@@ -35,23 +37,19 @@ def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
     metrics.count(gateway.counters, records)
 
 
-def _publish(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
-    record = _record(gateway, exchange, clock_offset)
+def _publish(gateway: Gateway, record: DecisionRecord, exchange: Exchange) -> None:
     if record.outcome != "ok" and record.outcome != "client_gone":
         level = logging.INFO if record.outcome == "refused" and record.status < 500 else logging.WARNING
         log.log(level, "request %s: %s %d, %s", record.id, record.outcome, record.status, record.error)
     predicted, cached = record.predicted_tokens, record.cached_tokens
-    if predicted is not None and cached is not None:
-        if predicted == cached:  # nearly always, and then no evidence is needed
-            record.hit_class = "exact"
-        else:
-            evidence = Evidence(*exchange.source[1:], *exchange.counts_after, record.in_flight)
-            record.hit_class = classify(predicted, cached, record.block_size, evidence)
-            if record.hit_class == "unknown":
-                gateway.records.put_doubtful(record, evidence)
-                return record
-    gateway.records.put(record)
-    return record
+    if predicted == cached:
+        record.hit_class = "exact" if predicted is not None else "unpredicted"
+    elif predicted is not None and cached is not None:
+        evidence = Evidence(*exchange.source[1:], *exchange.counts_after, record.in_flight)
+        record.hit_class = classify(predicted, cached, record.block_size, evidence)
+        if record.hit_class == "unknown":
+            return gateway.records.put_doubtful(record, evidence)
+    return gateway.records.put(record)
 
 
 def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:

@@ -113,7 +113,9 @@ class Lookup:
         if (end - start) // 2 >= len(numbers):
             numbers = self._numbers = np.empty(end - start, np.uint32)
         for _ in range(_ATTEMPTS):
-            view = self.view()
+            view = self._view
+            if view is None or view.words[at.H_DIRECTORY_VERSION] != view.version or view.table is not self._index.follow():
+                view = self.view()
             groups = view.by_model.get(model)
             if groups is None:
                 groups = view.groups_of(model)

@@ -50,9 +50,16 @@ def _load(writing: bool, modules: tuple[str, ...]) -> SimpleNamespace:
             found: dict[str, object] = {}
             for name in modules:
                 module = importlib.import_module(f"{__name__}.{name}")
-                found.update({kernel: getattr(module, kernel) for kernel in module.__all__})
+                found.update({kernel: _compiled(getattr(module, kernel)) for kernel in module.__all__})
             _loaded[writing] = SimpleNamespace(**found)
         return _loaded[writing]
+
+
+def _compiled(kernel: Any) -> Any:
+    """The compiled code of a kernel with one signature. Numba's own door would look at the type of each argument first, to choose among
+    signatures; what cannot be converted is refused here too."""
+    (only,) = kernel.overloads.values()
+    return only.entry_point
 
 
 def _use_own_cache_folder() -> None:

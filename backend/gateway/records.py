@@ -49,8 +49,8 @@ class RecordPublisher:
         self._full = asyncio.Event()
         self._client: redis.asyncio.Redis | None = None
         self._sending = asyncio.Lock()
-        self._under_way: frozenset[str] = frozenset()
-        """Ids of the batch that is being sent."""
+        self._under_way = 0
+        """Records at the head of the queue that are being sent."""
         self._left_under_way = 0
         """Records of that batch that had to leave the full queue: lost only if the server does not take the batch."""
         self.away = False
@@ -80,7 +80,8 @@ class RecordPublisher:
         oldest = self._queue.popleft()
         if self._doubtful.pop(oldest.id, None) is not None:
             self._settled(oldest)
-        if oldest.id in self._under_way:
+        if self._under_way:
+            self._under_way -= 1
             self._left_under_way += 1
         elif self._settings.redis_url:
             self._lost(1)
@@ -121,14 +122,13 @@ class RecordPublisher:
                 self._settle(batch)
                 if not await self._sent(batch):
                     return False
-                self._remove(batch)
             if self.away:
                 self.away = False
                 log.info("decision records are sent again")
             return True
 
     async def _sent(self, batch: list[DecisionRecord]) -> bool:
-        self._under_way = frozenset(record.id for record in batch)
+        self._under_way = len(batch)
         taken = False
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
@@ -139,9 +139,12 @@ class RecordPublisher:
                 self.away = True
                 log.warning("decision records cannot be sent, the newest %d are kept: %s", self._settings.kept_records, error)
         finally:
-            if self._left_under_way and not taken:
+            if taken:
+                for _ in range(self._under_way):
+                    self._queue.popleft()
+            elif self._left_under_way:
                 self._lost(self._left_under_way)
-            self._under_way, self._left_under_way = frozenset(), 0
+            self._under_way = self._left_under_way = 0
             # As in `backend.history.stream`: redis-py, or asyncio.wait_for of CPython 3.11, can swallow a cancellation.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -174,14 +177,9 @@ class RecordPublisher:
             else:
                 good.append(record)
         self._queue = deque(record for record in self._queue if record.id not in bad)
+        self._under_way = len(good)
         self._lost(len(bad))
         return good
-
-    def _remove(self, batch: list[DecisionRecord]) -> None:
-        """Take off the queue what was sent; its head may have been dropped meanwhile."""
-        sent = {record.id for record in batch}
-        while self._queue and self._queue[0].id in sent:
-            self._queue.popleft()
 
     def _settle(self, batch: list[DecisionRecord]) -> None:
         if not self._doubtful:

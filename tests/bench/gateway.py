@@ -88,12 +88,11 @@ def stored_event(tokens: list[int], first_hash: int) -> bytes:
 
 @contextmanager
 def live_index(folder: Path) -> Iterator[None]:
-    """An index over six pods, each holding a third of the heads, whose writer shows signs of life."""
+    """An index over six pods that all hold the heads, as the canned engines say in each answer; its writer shows signs of life."""
     index = PrefixIndex(65_536, folder)
     for pod in range(PODS):
         for number, prompt in enumerate(prompts()[:8]):
-            if number % 3 == pod % 3:
-                index.ingest(f"pod-{pod}", stored_event(prompt, 1 + number * 1000), model="m")
+            index.ingest(f"pod-{pod}", stored_event(prompt, 1 + number * 1000), model="m")
     stop = threading.Event()
 
     def beat() -> None:

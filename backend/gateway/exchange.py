@@ -17,7 +17,7 @@ from backend.api.decisions import Outcome
 from backend.gateway import answers, body, local, policies, tokens
 from backend.gateway.answers import Problem
 from backend.gateway.labels import SelectorError
-from backend.gateway.model import Decision, FleetView, IndexState, NoCandidate, RequestView
+from backend.gateway.model import Counted, Decision, FleetView, IndexState, NoCandidate, RequestView
 from backend.gateway.relay import Client, Relay
 from backend.gateway.request import RequestHead
 from backend.gateway.targets import Candidates, PodTarget
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 AVOID_S = 1.0
-_NO_SOURCE = (0, 0, 0)
+_NO_SOURCE, _NOT_TOLD = (0, 0, 0), Counted()
 _CUT_SHORT = ("client_gone", "truncated", "timeout")
 
 
@@ -39,7 +39,8 @@ class Exchange(Relay):
 
     __slots__ = (
         "_body", "_candidates", "_fresh_tried", "_index_problem", "_token_ids", "asked", "attempts", "began", "connected_at",
-        "counts_after", "decided_at", "decision", "index_state", "outcome", "own_id", "predicted", "request_bytes", "sent_at", "source",
+        "counts_after", "decided_at", "decision", "index_state", "outcome", "own_id", "predicted", "request_bytes", "sent_at",
+        "source", "tokens",
     )  # fmt: skip
 
     _token_ids: tokens.TokenIds | None
@@ -51,6 +52,8 @@ class Exchange(Relay):
     predicted: int | None
     source: tuple[int, int, int]
     """Block size of the chosen pod, and the blocks that it had stored and lost when it was chosen."""
+    tokens: Counted
+    """As the engine told them."""
 
     def __init__(self, gateway: Gateway, client: Client, head: RequestHead, request_body: bytes, began: float) -> None:
         self._gateway = gateway
@@ -344,9 +347,10 @@ class Exchange(Relay):
         try:
             if self.notes is not None and outcome in _CUT_SHORT:
                 self.usage = self.notes.usage()
+            self.tokens = told = self.usage.counted() if self.usage is not None else _NOT_TOLD
             if pod is not None:
                 gateway.counts.minus(pod.slot)
-                if self.predicted is not None and (self.usage is None or self.usage.cached != self.predicted):
+                if told.cached != self.predicted:
                     self.counts_after = gateway.prefix.counters(pod.name)
             gateway.note_finished(self)
         except Exception:

@@ -63,6 +63,14 @@ class PromptDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: TokenCount | None = None
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What an engine said of a request, in tokens; None where it said nothing."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int | None = None
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts as engines report them; `input_tokens` and `output_tokens` are the newer spelling."""
 
@@ -74,19 +82,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens_details: PromptDetails | None = None
     input_tokens_details: PromptDetails | None = None
 
-    @property
-    def completion(self) -> int | None:
-        return self.completion_tokens if self.completion_tokens is not None else self.output_tokens
-
-    @property
-    def cached(self) -> int | None:
+    def counted(self) -> Counted:
+        prompt, completion = self.prompt_tokens, self.completion_tokens
         details = self.prompt_tokens_details or self.input_tokens_details
-        return details.cached_tokens if details is not None else None
-
-    def counted(self) -> tuple[int | None, int | None, int | None]:
-        """Tokens of the prompt, generated, and found in the engine's cache."""
-        prompt = self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
-        return prompt, self.completion, self.cached
+        return Counted(
+            prompt if prompt is not None else self.input_tokens,
+            completion if completion is not None else self.output_tokens,
+            details.cached_tokens if details is not None else None,
+        )
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

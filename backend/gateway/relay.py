@@ -237,7 +237,7 @@ class Relay:
     def _is_draining(self) -> bool:
         if self.chosen is None:
             return False
-        completion = self.usage.completion if self.usage is not None else 0
+        completion = self.usage.counted().completion if self.usage is not None else 0
         return self._gateway.adapter(self.chosen.engine).is_draining("abort", completion or 0)
 
     # --- to the client ---

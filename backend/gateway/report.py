@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_TERMS: dict[str, list[float]] = {}
-_NOT_TOLD = (None, None, None)
 
 
 def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
@@ -54,8 +53,7 @@ def _publish(gateway: Gateway, record: DecisionRecord, exchange: Exchange) -> No
 
 def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:
     head, asked, decision, pod, began = exchange.head, exchange.asked, exchange.decision, exchange.chosen, exchange.began
-    usage, notes = exchange.usage, exchange.notes
-    usage_prompt, completion, cached = usage.counted() if usage is not None else _NOT_TOLD
+    notes, told = exchange.notes, exchange.tokens
     name, model, stream = exchange.own_id.decode(), "", False
     reason, prompt_tokens, in_flight, decide_ms = "", 0, 0, 0.0
     candidates: Sequence[str] = ()
@@ -95,9 +93,9 @@ def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> Decisi
         status=exchange.status,
         outcome=exchange.outcome,
         error=exchange.error if exchange.outcome != "ok" else "",
-        cached_tokens=cached,
-        usage_prompt_tokens=usage_prompt,
-        completion_tokens=completion,
+        cached_tokens=told.cached,
+        usage_prompt_tokens=told.prompt,
+        completion_tokens=told.completion,
         decide_ms=decide_ms,
         connect_ms=(exchange.connected_at - exchange.decided_at) * 1e3 if exchange.connected_at else 0.0,
         ttft_ms=(first - exchange.sent_at) * 1e3 if first else None,

@@ -54,7 +54,7 @@ def test_usage_is_found_behind_text_that_speaks_of_usage() -> None:
     text = rb'{"choices":[{"text":"\"usage\": {}"}],"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":2}},"x":{}}'
     usage = find_usage(text)
     assert usage is not None
-    assert (usage.prompt_tokens, usage.cached) == (3, 2)
+    assert (usage.counted().prompt, usage.counted().cached) == (3, 2)
 
 
 def test_an_answer_with_odd_types_still_gives_its_usage() -> None:

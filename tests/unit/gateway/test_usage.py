@@ -27,7 +27,7 @@ def test_a_strange_number_makes_the_usage_unknown(field: str, count: object) -> 
 def test_a_count_that_can_be_is_taken(count: int) -> None:
     usage = find_usage(json.dumps({"usage": {"prompt_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}}).encode())
     assert usage is not None
-    assert (usage.prompt_tokens, usage.cached) == (count, count)
+    assert (usage.counted().prompt, usage.counted().cached) == (count, count)
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

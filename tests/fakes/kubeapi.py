@@ -194,7 +194,8 @@ class FakeKubeApi:
                 return
             try:
                 async with asyncio.timeout(min(left, self.bookmark_s or left)), self._changed:
-                    await self._changed.wait_for(lambda: self.version > position or self._breaks != breaks)
+                    while self._breaks == breaks and (not self.history or self.history[-1][0] <= position):
+                        await self._changed.wait()
             except TimeoutError:
                 if request.query.get("allowWatchBookmarks") == "true":
                     await _tell(response, "BOOKMARK", {"metadata": {"resourceVersion": str(max(position, self.version))}})

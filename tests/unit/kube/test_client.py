@@ -123,10 +123,14 @@ async def test_a_watch_from_a_forgotten_version_is_gone(client: KubeClient, kube
 async def test_a_watch_that_breaks_says_so_and_another_can_be_opened(client: KubeClient, kube_api: FakeKubeApi) -> None:
     await kube_api.put("v1/pods", "fleet", "a")
     seen: list[str] = []
-    with pytest.raises(ClusterUnreachable, match="connection broke"):
+
+    async def follow() -> None:
         async for event in client.watch(PODS, version="1", on_open=lambda: seen.append("open")):
             seen.append(event.kind)
             await kube_api.break_watches()
+
+    with pytest.raises(ClusterUnreachable, match="connection broke"):
+        await follow()
     assert seen == ["open", "ADDED"]
     watch = client.watch(PODS, version="1")
     async with contextlib.aclosing(watch):
@@ -163,7 +167,7 @@ async def test_a_token_that_was_replaced_in_the_file_is_read_again_and_the_call_
     token.write_text("second\n")
     await client.server_version()
     kube_api.token = "third"
-    with pytest.raises(ApiForbidden, match="401|Unauthorized"):
+    with pytest.raises(ApiForbidden, match="Unauthorized"):
         await client.server_version()
     await client.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ async def test_a_server_that_is_away_is_asked_less_and_less_often_and_never_seld
     source = Scripted(["away"] * 12)
     await run_for(Informer(source, PODS), 600)
     times = [at for what, at in source.asked if what == "watch"]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert 0.3 <= gaps[0] <= 0.9
     assert all(15 <= gap <= 30.1 for gap in gaps[7:])
 

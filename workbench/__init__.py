@@ -6,6 +6,7 @@
     wb.cache.probe("You are a helpful ...")   # which pod holds how much of this prompt
     wb.router.decisions(limit=100).df()       # where requests went
     wb.router.explain("ID")                   # why one went there
+    wb.reports.run("daily")                   # the last 24 hours as one page and tables
 
 Importing this package loads neither plotting, tables nor HTTP: each comes with its first use.
 """

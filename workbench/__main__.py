@@ -1,4 +1,4 @@
-"""The `workbench` command: `up down status replay explain probe`. Parses; what it does stands in `workbench.commands`.
+"""The `workbench` command: `up down status replay explain probe report`. Parses; what it does stands in `workbench.commands`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. Errors are one to three lines on stderr; WORKBENCH_DEBUG=1 adds the traceback.
 Each command's code is imported when it is chosen, so that `--help` answers at once.
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _replay(commands)
     _explain(commands)
     _probe(commands)
+    _report(commands)
     return root
 
 
@@ -129,6 +130,16 @@ def _probe(commands: Commands) -> None:
     probe.add_argument("--model", default="", help="model (default: the only one served)")
     _control(probe)
     _json(probe)
+
+
+def _report(commands: Commands) -> None:
+    report = _add(commands, "report", "report", "Write a report: one HTML page that opens offline, JSON, and Parquet tables.")
+    report.add_argument("report", choices=["daily"], metavar="REPORT", help="daily: requests, latency, cache, index, findings, fleet")
+    report.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for its files; made when missing")
+    report.add_argument("--since", metavar="TIME", help="beginning, UTC: 2026-11-25T06:00, seconds since 1970, or 24h ago (default)")
+    report.add_argument("--until", metavar="TIME", help="end, not included (default: now)")
+    _control(report)
+    _json(report)
 
 
 def _control(command: argparse.ArgumentParser) -> None:

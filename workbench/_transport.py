@@ -41,20 +41,46 @@ class Transport:
     async def get(self, kind: type[T], path: str, params: Params | None = None) -> T:
         return await self._call(kind, "GET", path, params=_present(params))
 
-    async def post(self, kind: type[T], path: str, body: msgspec.Struct) -> T:
-        return await self._call(kind, "POST", path, content=msgspec.json.encode(body))
+    async def post(self, kind: type[T], path: str, body: msgspec.Struct | None, *, again: bool = True) -> T:
+        """`again=False` for what must not happen twice: it is then not sent anew when the connection breaks."""
+        return await self._call(kind, "POST", path, content=msgspec.json.encode(body) if body is not None else None, again=again)
+
+    async def delete(self, kind: type[T], path: str) -> T:
+        return await self._call(kind, "DELETE", path, again=False)
+
+    async def download(self, path: str) -> bytes:
+        """The body as it is."""
+        return (await self._send("GET", path)).content
 
     async def _call(
-        self, kind: type[T], method: str, path: str, *, params: dict[str, str] | None = None, content: bytes | None = None
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        content: bytes | None = None,
+        again: bool = True,
     ) -> T:
-        for last_try in (False, True):
+        response = await self._send(method, path, params=params, content=content, again=again)
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except msgspec.MsgspecError as error:
+            raise UnreadableAnswer(
+                f"{self.url}{path} answered what this version cannot read: {error}", fix="Use the same version on both sides."
+            ) from error
+
+    async def _send(
+        self, method: str, path: str, *, params: dict[str, str] | None = None, content: bytes | None = None, again: bool = True
+    ) -> httpx.Response:
+        for last_try in (not again, True):
             try:
                 response = await self._http.request(
                     method, path, params=params, content=content, headers={"Content-Type": "application/json"} if content else None
                 )
                 break
             except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-                # A kept connection that a restarted server had closed looks like this. All our calls only read: once more is safe.
+                # A kept connection that a restarted server had closed looks like this. What only reads is safe to ask once more.
                 if last_try:
                     raise self._unreachable(error) from error
             except httpx.TimeoutException as error:
@@ -65,12 +91,7 @@ class Transport:
                 raise self._unreachable(error) from error
         if response.status_code >= 400:
             raise api_errors.from_response(response.status_code, response.content, what=self.url)
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except msgspec.MsgspecError as error:
-            raise UnreadableAnswer(
-                f"{self.url}{path} answered what this version cannot read: {error}", fix="Use the same version on both sides."
-            ) from error
+        return response
 
     @asynccontextmanager
     async def lines(self, path: str, params: Params | None = None, *, silence_s: float = 60.0) -> AsyncIterator[AsyncIterator[str]]:

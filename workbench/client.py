@@ -21,6 +21,7 @@ from workbench import _target, results
 from workbench._transport import Params, Transport
 from workbench.errors import NotFound, UsageError
 from workbench.explanation import Explanation
+from workbench.reports.client import AsyncReports
 
 if TYPE_CHECKING:
     from workbench.stream import Event
@@ -107,6 +108,7 @@ class AsyncWorkbench:
         self.fleet = AsyncFleet(self.transport)
         self.cache = AsyncCache(self.transport)
         self.router = AsyncRouter(self.transport)
+        self.reports = AsyncReports(self.transport, self)
 
     @property
     def endpoints(self) -> Endpoints | None:

@@ -11,6 +11,7 @@ from backend.api.endpoints import Endpoints
 from workbench import _loop, _show, _target, results
 from workbench.client import LAST, AsyncCache, AsyncFleet, AsyncRouter, AsyncWorkbench, Prompt
 from workbench.explanation import Explanation
+from workbench.reports.sync import Reports
 
 if TYPE_CHECKING:
     import polars
@@ -134,6 +135,7 @@ class Workbench(_show.Shown):
         self.fleet = Fleet(core.fleet, loop)
         self.cache = Cache(core.cache, loop)
         self.router = Router(core.router, loop)
+        self.reports = Reports(core.reports, loop)
 
     @classmethod
     def connect(cls, target: str | Path | Endpoints | None = None, token: str | None = None) -> Workbench:

@@ -56,6 +56,7 @@ async def serve(settings: ControlSettings) -> None:
         Handlers(control).register(app, metadata.version("fleet-workbench"))
         await control.start()
         runner = await web.serve(app, host=settings.listen.host, port=settings.listen.port, what="control")
+        await control.reports.start(tasks, settings.listen.host, web.bound_port(runner))
         try:
             await tasks.wait_stopped()
         finally:

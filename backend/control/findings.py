@@ -290,7 +290,49 @@ def _records(view: View) -> Iterator[Finding]:
             )
 
 
-_RULES: tuple[Callable[[View], Iterator[Finding]], ...] = (_fleet, _pods, _loads, _sources, _block_sizes, _peers, _history, _records)
+def _reports(view: View) -> Iterator[Finding]:
+    for run in view.reports.failed:
+        again = "tries again when it is next due" if run.schedule else "does not try again by itself"
+        yield _finding(
+            f"report-failed:{run.schedule or 'asked'}",
+            "warning",
+            f"The report {run.report} could not be written",
+            run.schedule or run.id,
+            cause=run.error,
+            fix=f"Control {again}. Once the cause is gone: "
+            + (f'`wb.reports.schedules.run("{run.schedule}")`.' if run.schedule else f'`wb.reports.run("{run.report}")`.'),
+            since=run.ended_at,
+        )
+    if view.reports.problem and not view.history.redis:
+        yield _finding(
+            "schedules-away",
+            "warning",
+            "Schedules cannot be read",
+            cause=view.reports.problem,
+            fix="No report is written by schedule meanwhile; missed ones are caught up when the server is back.",
+        )
+    for name, why in sorted(view.reports.broken.items()):
+        yield _finding(
+            f"schedule-broken:{name}",
+            "warning",
+            f"The schedule {name} cannot be read",
+            name,
+            cause=why,
+            fix=f'Its reports are not written. Delete it with `wb.reports.schedules.delete("{name}")` and make it anew.',
+        )
+
+
+_RULES: tuple[Callable[[View], Iterator[Finding]], ...] = (
+    _fleet,
+    _pods,
+    _loads,
+    _sources,
+    _block_sizes,
+    _peers,
+    _history,
+    _records,
+    _reports,
+)
 
 
 def _finding(name: str, severity: Severity, title: str, target: str = "", *, cause: str, fix: str, since: float = 0.0) -> Finding:

@@ -12,6 +12,7 @@ from backend.api.findings import FindingPage
 from backend.control import probe, streaming
 from backend.control.operations import LARGEST_BINS, LARGEST_PAGE, OPERATIONS, openapi
 from backend.control.peers import Answer
+from backend.control.reportroutes import REPORT_OPERATIONS, ReportHandlers
 from backend.control.service import Control
 from backend.core.errors import InvalidRequest, NotFound
 from backend.core.web import json_response
@@ -29,9 +30,11 @@ class Handlers:
 
     def register(self, app: web.Application, version: str) -> None:
         """Add every operation and the document that describes them."""
-        for operation in OPERATIONS:
-            app.router.add_route(operation.method, operation.path, getattr(self, operation.name))
-        document = msgspec.json.encode(openapi(version))
+        tables = ((OPERATIONS, self), (REPORT_OPERATIONS, ReportHandlers(self.control.reports)))
+        for operations, handlers in tables:
+            for operation in operations:
+                app.router.add_route(operation.method, operation.path, getattr(handlers, operation.name))
+        document = msgspec.json.encode(openapi(version, [*OPERATIONS, *REPORT_OPERATIONS]))
 
         async def describe(_: web.Request) -> web.Response:
             return web.Response(body=document, content_type="application/json")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backend.api.cache import SourceState
 from backend.api.fleet import PodView
+from backend.api.reports import ReportRun
 from backend.history.model import HistoryTrouble
 
 
@@ -18,6 +19,18 @@ class PeerView:
     error: str = ""
     since: float = 0.0
     """When it stopped answering."""
+
+
+@dataclass(frozen=True)
+class ReportsView:
+    """Reports as the findings see them."""
+
+    failed: Sequence[ReportRun] = ()
+    """The newest report of each schedule, and of those that people asked for, where it failed."""
+    problem: str = ""
+    """Why schedules cannot be looked at; empty while they can, or when the stream server's own finding says it."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Schedules that cannot be read: id to reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,4 +50,5 @@ class View:
     gateway: PeerView = PeerView("")
     redis_configured: bool = True
     history: HistoryTrouble = field(default_factory=HistoryTrouble)
+    reports: ReportsView = ReportsView()
     grown: Mapping[str, float] = field(default_factory=dict)

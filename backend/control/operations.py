@@ -4,6 +4,7 @@ so that neither can have what the other lacks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,17 +28,19 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Operation:
-    """`name` is the method of `handlers.Handlers` that serves it."""
+    """`name` is the method that serves it."""
 
     name: str
     path: str
     summary: str
     response: type | None
-    """None: a stream of events."""
-    method: Literal["GET", "POST"] = "GET"
+    """None: no JSON, but `content`."""
+    method: Literal["GET", "POST", "DELETE"] = "GET"
     parameters: tuple[Parameter, ...] = ()
     request: type | None = None
     errors: tuple[int, ...] = (401,)
+    content: str = "text/event-stream"
+    """Media type of an answer that is no JSON."""
 
 
 LARGEST_PAGE = 1_000
@@ -110,7 +113,13 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 
-_REASONS = {400: "The request is wrong.", 401: "The token is missing or wrong.", 404: "No such object.", 503: "A part does not answer."}
+_REASONS = {
+    400: "The request is wrong.",
+    401: "The token is missing or wrong.",
+    404: "No such object.",
+    409: "There is one already.",
+    503: "A part does not answer.",
+}
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -125,14 +134,14 @@ class ErrorAnswer(msgspec.Struct, kw_only=True):
     error: ErrorBody
 
 
-def openapi(version: str) -> dict[str, Any]:
+def openapi(version: str, operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
     """The document of `/openapi.json`."""
-    named = [one for operation in OPERATIONS for one in (operation.response, operation.request) if one is not None] + [ErrorAnswer]
+    named = [one for operation in operations for one in (operation.response, operation.request) if one is not None] + [ErrorAnswer]
     _, components = msgspec.json.schema_components(
         list(dict.fromkeys(named)), schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return {
         "openapi": "3.1.0",
@@ -151,7 +160,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The answer.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}}
+                "content": {operation.content: {"schema": {"type": "string"}}}
                 if operation.response is None
                 else {"application/json": {"schema": _reference(operation.response)}},
             },

@@ -21,6 +21,7 @@ from backend.control.growth import Growth
 from backend.control.kpis import TrafficWindow
 from backend.control.model import View
 from backend.control.peers import Gateway, Index
+from backend.control.reporting import Reporting
 from backend.core.clock import Clock, SystemClock
 from backend.core.settings import ControlSettings
 from backend.core.supervise import Supervisor
@@ -60,6 +61,7 @@ class Control:
         self.gateway = Gateway("gateway", settings.gateway_url, self.http, self.clock)
         folder = settings.history.folder or settings.state / "history"
         self.history = History(folder, settings.history, settings.records, on_records=self._arrived, clock=self.clock)
+        self.reports = Reporting(settings, token=token, clock=self.clock)
         self.hub = EventHub(self.clock.now())
         self.traffic = TrafficWindow()
         self.findings: list[Finding] = []
@@ -89,6 +91,7 @@ class Control:
         self.hub.close()
         await self.history.close()
         await self.tasks.close()
+        await self.reports.close()
         self.scraper.close()
         await self.http.aclose()
         await self.pods_http.aclose()
@@ -123,6 +126,7 @@ class Control:
             gateway=self.gateway.view,
             redis_configured=bool(self.settings.records.redis_url),
             history=self.history.trouble,
+            reports=self.reports.view,
             grown=self._growth.update(self._counters(), now),
         )
 

@@ -172,6 +172,22 @@ class HistorySettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """Reports that control writes, by schedule or when asked."""
+
+    folder: Path | None = None
+    """Where they are kept; empty: `STATE/reports`. Several control replicas need one that all of them see."""
+    daily: str = "0 6 * * *"
+    """Cron expression (UTC) of the daily report that a new stack starts with; empty: none. Changed later by the API."""
+    time_limit_s: float = 600.0
+    """Seconds until a report that is being written is ended and counts as failed. A day of 200,000 requests takes about one minute."""
+    kept: int = 60
+    """Reports kept; older ones are deleted. Two months of a daily one, some 100 KB each."""
+    keys: str = "workbench:schedules"
+    """Beginning of the names under which schedules are kept in Redis."""
+
+
+@dataclass(frozen=True)
 class ControlSettings:
     """`python -m backend.control --config control.toml`."""
 
@@ -181,6 +197,7 @@ class ControlSettings:
     """Pods by name, beside those of `fleet.file`."""
     history: HistorySettings = HistorySettings()
     records: RecordSettings = RecordSettings()
+    reports: ReportSettings = ReportSettings()
     state: Path = Path(".workbench")
     """State folder of the stack."""
     kvindex_url: str = f"http://127.0.0.1:{PORT_BASE + 3}"

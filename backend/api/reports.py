@@ -56,7 +56,7 @@ class ReportPage(msgspec.Struct, kw_only=True):
 
     items: list[ReportRun]
     next: str | None = None
-    reports: dict[str, str] = REPORTS
+    reports: dict[str, str] = msgspec.field(default_factory=REPORTS.copy)
 
 
 class ReportRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

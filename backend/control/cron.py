@@ -7,6 +7,7 @@ daylight saving, so that no moment comes twice or never.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -66,9 +67,11 @@ class Cron:
         first = _minute(moment) + timedelta(minutes=1)
         for ahead in range(YEARS * 366 + 1):
             day = first if not ahead else first.replace(hour=0, minute=0) + timedelta(days=ahead)
-            later = [one for one in self._times_of(day) if one >= day]
-            if later:
-                return later[0].timestamp()
+            if self._fits_day(day):
+                for hour in sorted(self.hours):
+                    for minute in sorted(self.minutes) if hour >= day.hour else ():
+                        if (hour, minute) >= (day.hour, day.minute):
+                            return day.replace(hour=hour, minute=minute).timestamp()
         return None
 
     def at_or_before(self, moment: float) -> float | None:
@@ -76,16 +79,12 @@ class Cron:
         last = _minute(moment)
         for back in range(YEARS * 366 + 1):
             day = last if not back else last.replace(hour=23, minute=59) - timedelta(days=back)
-            earlier = [one for one in self._times_of(day) if one <= day]
-            if earlier:
-                return earlier[-1].timestamp()
+            if self._fits_day(day):
+                for hour in sorted(self.hours, reverse=True):
+                    for minute in sorted(self.minutes, reverse=True) if hour <= day.hour else ():
+                        if (hour, minute) <= (day.hour, day.minute):
+                            return day.replace(hour=hour, minute=minute).timestamp()
         return None
-
-    def _times_of(self, day: datetime) -> list[datetime]:
-        """Its moments on the day of `day`, earliest first."""
-        if not self._fits_day(day):
-            return []
-        return [day.replace(hour=hour, minute=minute) for hour in sorted(self.hours) for minute in sorted(self.minutes)]
 
     def _fits_day(self, at: datetime) -> bool:
         if at.month not in self.months:
@@ -94,6 +93,7 @@ class Cron:
         return (day and weekday) if self.any_day or self.any_weekday else (day or weekday)
 
 
+@functools.lru_cache(maxsize=256)
 def parse(text: str) -> Cron:
     """The expression's moments. Raises InvalidRequest that names the field.
 

@@ -1,4 +1,4 @@
-"""Reports, asynchronously: those that control keeps and schedules, and one made here. `workbench.reports.sync` is the same for notebooks."""
+"""Reports, asynchronously: those that control keeps and schedules, and one made here. Notebooks use `workbench.reports.sync`."""
 
 from __future__ import annotations
 

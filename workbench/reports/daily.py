@@ -84,7 +84,7 @@ def _headlines(facts: dict[str, Any]) -> list[Figure]:
     return [
         Figure("Requests", f"{facts['requests']:,}" if not unread else "–", unread or ("" if facts["complete"] else "the newest only")),
         Figure("Failed", share("failed_share"), unread or f"{facts['failed']:,} requests"),
-        Figure("TTFT p95", "–" if ttft is None else f"{ttft:,.0f} ms", unread or "time to first token"),
+        Figure("TTFT p95", "–" if ttft is None else _time(ttft), unread or "time to first token"),
         Figure("Hit rate", share("hit_rate"), unread or f"of {facts['prompt_tokens']:,} prompt tokens"),
         Figure("Promise kept", share("within_a_block"), unread or f"within a block, {facts['predictions']:,} compared"),
         Figure("Pods ready", f"{facts['pods_ready']} of {facts['pods']}", "now"),
@@ -131,9 +131,7 @@ def _latency(found: Gathered) -> Section:
             {"TTFT p50 (ms)": steps["ttft_p50_ms"].to_list(), "TTFT p95 (ms)": steps["ttft_p95_ms"].to_list()},
             alt="Time to first token over time, median and 95th percentile, in milliseconds.",
         )
-    lines = [
-        "TTFT: forwarding to first token. ITL: mean gap between a stream's tokens. E2E: arrival to last byte, of whole answers. Milliseconds."
-    ]
+    lines = ["TTFT: forwarding to first token. ITL: mean gap between a stream's tokens. E2E: arrival to last byte of whole answers."]
     return Section(title, lines, drawn, [Table("latency", figures.latency(found.requests), NO_REQUESTS)])
 
 
@@ -252,6 +250,10 @@ def _labels(steps: pl.DataFrame, window: Window) -> list[str]:
     form = "%H:%M" if window.hours <= 48 else "%d %b"
     begins: list[datetime] = steps["from"].to_list()
     return [at.strftime(form) for at in begins]
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.1f} s"
 
 
 def _span(seconds: int) -> str:

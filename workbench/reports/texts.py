@@ -5,7 +5,7 @@ from __future__ import annotations
 CLASSES = {
     "exact": "The engine found exactly what the index had promised.",
     "within_block": "It differed by less than one KV block.",
-    "raced": "Somebody stored or took those blocks between decision and arrival.",
+    "raced": "Somebody stored those blocks after the decision.",
     "evicted": "Blocks were removed after the decision.",
     "unknown": "It differed and no event explains why.",
     "unpredicted": "Nothing to compare: no index was asked, or the engine did not report its hit.",

@@ -53,6 +53,14 @@ class FleetSettings:
 
     file: Path | None = None
     """JSON list of `backend.api.fleet.Pod`, written by the pod runtime; read again when it changes."""
+    kubeconfig: Path | None = None
+    """Kubeconfig of the cluster whose Pods are the fleet; then `file` is not read."""
+    context: str = ""
+    """Its context; empty: the current one."""
+    namespace: str = ""
+    """Namespace of the Pods; empty: all."""
+    pod_labels: str = "model.aibrix.ai/name"
+    """Label selector of Pods that may be engines. Empty also finds those that name their model in an annotation only."""
     poll_s: float = 0.25
     """Seconds between two looks at the file's change time; a look costs one system call."""
     scrape_s: float = 2.0

@@ -1,4 +1,4 @@
-"""Which pods exist: from the file that the pod runtime writes, from pods named in the configuration, or from both.
+"""Which pods exist: from a Kubernetes API, from the file that a pod runtime writes, from pods named in the configuration.
 
 Owns reading, checking and noticing changes. Never decides what a pod is good for, and never forgets a pod because a file is
 broken: the last good list stands until a better one can be read, and `problem` says why.
@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from backend.api.fleet import Pod
-from backend.core.errors import ConfigError
+from backend.core.errors import ConfigError, Unavailable, WorkbenchError
 from backend.core.settings import FleetSettings, PodSettings
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class FleetSource:
         self.static = static_pods(pods)
         self.pods: list[Pod] = list(self.static)
         """The last good list."""
-        self.problem: ConfigError | None = None
-        """Why the file's newest state cannot be used; None while it can."""
+        self.problem: WorkbenchError | None = None
+        """Why the newest state cannot be known; None while it can."""
         self.problems = 0
         """Times that the file went from good to bad."""
 
@@ -52,7 +52,11 @@ class FleetSource:
         return list(self.pods)
 
     async def changes(self) -> AsyncIterator[list[Pod]]:
-        """The list at once (empty when it cannot be read yet), then again whenever it differs. Without a file: once."""
+        """The list at once (empty when it cannot be read yet), then again whenever it differs. Pods of the configuration alone: once."""
+        if self.settings.kubeconfig is not None:
+            async for listed in self._changes_of_cluster():
+                yield listed
+            return
         self._try_read()
         seen = list(self.pods)
         yield list(seen)
@@ -70,6 +74,22 @@ class FleetSource:
             if self.pods != seen:
                 seen = list(self.pods)
                 yield list(seen)
+
+    async def _changes_of_cluster(self) -> AsyncIterator[list[Pod]]:
+        # Here, not at the top: most stacks' gateways and indexes know their fleet without an HTTP client for Kubernetes.
+        from backend.fleet.cluster import ClusterPods
+
+        cluster = ClusterPods(self.settings)
+        seen: tuple[list[Pod], str] | None = None
+        names = {pod.name for pod in self.static}
+        async for listed in cluster.changes():
+            problem = cluster.problem
+            self.problems += bool(problem) and self.problem is None
+            self.problem = Unavailable(f"The pods of the cluster are not being followed: {problem}") if problem else None
+            self.pods = self.static + [pod for pod in listed if pod.name not in names]
+            if seen != (self.pods, problem):
+                seen = (list(self.pods), problem)
+                yield list(self.pods)
 
     def _try_read(self) -> None:
         """Read; on failure keep what was known and say so once."""

@@ -256,9 +256,10 @@ def _collection(request: web.Request) -> str:
 
 def _fits(request: web.Request, place: Place, obj: Object) -> bool:
     namespace = request.match_info.get("namespace")
-    wanted = dict(part.split("=") for part in request.query.get("labelSelector", "").split(",") if part)
     labels = obj["metadata"].get("labels") or {}
-    return place[0] == _collection(request) and namespace in (None, place[1]) and wanted.items() <= labels.items()
+    wanted = [part.partition("=") for part in request.query.get("labelSelector", "").split(",") if part]
+    fitting = all(labels.get(key) == value if equals else key in labels for key, equals, value in wanted)
+    return place[0] == _collection(request) and namespace in (None, place[1]) and fitting
 
 
 def _status_body(code: int, reason: str) -> Object:

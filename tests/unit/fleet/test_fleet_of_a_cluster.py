@@ -17,8 +17,6 @@ from backend.fleet.source import FleetSource
 from tests.fakes.kubeapi import FakeKubeApi, kube_api, write_kubeconfig  # noqa: F401  a fixture
 from tests.fakes.waiting import eventually
 
-PODS = "/api/v1/pods"
-
 
 def content(ip: str, *, model: str = "m", ready: bool = True) -> dict[str, Any]:
     return {
@@ -61,7 +59,7 @@ async def test_pods_that_come_go_and_lose_their_readiness_are_followed(tmp_path:
         await eventually(lambda: seen.now() == {"a": True, "b": True})
         await put(kube_api, "a", content("10.0.0.1", ready=False))
         await eventually(lambda: seen.now() == {"a": False, "b": True})
-        await kube_api.remove("pods", "default", "b")
+        await kube_api.remove("v1/pods", "default", "b")
         await eventually(lambda: seen.now() == {"a": False})
         assert seen.source.problem is None
 
@@ -95,7 +93,7 @@ def test_pods_of_two_namespaces_that_share_a_name_are_told_apart() -> None:
 
 
 async def put(api: FakeKubeApi, name: str, made: dict[str, Any]) -> None:
-    await api.put("pods", "default", name, **made)
+    await api.put("v1/pods", "default", name, **made)
 
 
 pytestmark = pytest.mark.timeout(30)

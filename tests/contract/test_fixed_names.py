@@ -157,7 +157,7 @@ def test_a_part_without_its_file_says_what_is_missing(module: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "replay", "explain", "probe"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "replay", "explain", "probe", "report"])
 def test_a_command_of_the_workbench_exists(command: str) -> None:
     assert (
         subprocess.run([sys.executable, "-m", "workbench", command, "--help"], capture_output=True, timeout=60, check=False).returncode == 0

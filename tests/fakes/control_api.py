@@ -16,6 +16,7 @@ from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult, S
 from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
+from backend.api.reports import ReportFile, ReportPage, ReportRequest, ReportRun, SchedulePage, ScheduleRequest, ScheduleView
 
 TOKEN = "a-token"
 NOW = 1_763_800_000.0
@@ -75,6 +76,11 @@ class FakeControl:
     """Pieces that each stream connection sends, one after the other, before it is closed."""
     asked: list[str] = field(default_factory=list)
     probes: list[ProbeRequest] = field(default_factory=list)
+    reports: list[ReportRun] = field(default_factory=lambda: [report("daily-1", state="done")])
+    schedules: dict[str, ScheduleView] = field(default_factory=lambda: {"daily": ScheduleView(id="daily", cron="0 6 * * *", next_due=NOW)})
+    report_error: str = ""
+    """When set, reports that are asked for fail with it."""
+    index_away: bool = False
     broken: bytes | None = None
     """When set, every answer has this body."""
 
@@ -89,6 +95,14 @@ class FakeControl:
         app.router.add_get(routes.DECISION, self._decision)
         app.router.add_get(routes.FINDINGS, lambda _: self._answer({"items": self.findings}))
         app.router.add_get(routes.STREAM, self._stream)
+        app.router.add_get(routes.REPORTS, lambda _: self._answer(ReportPage(items=self.reports)))
+        app.router.add_post(routes.REPORTS, self._ask_report)
+        app.router.add_get(routes.REPORT, self._report)
+        app.router.add_get(routes.REPORT_FILE, self._report_file)
+        app.router.add_get(routes.SCHEDULES, lambda _: self._answer(SchedulePage(items=list(self.schedules.values()))))
+        app.router.add_post(routes.SCHEDULES, self._create_schedule)
+        app.router.add_delete(routes.SCHEDULE, self._delete_schedule)
+        app.router.add_post(routes.SCHEDULE_RUN, self._ask_report)
         return app
 
     @web.middleware
@@ -96,6 +110,8 @@ class FakeControl:
         self.asked.append(str(request.rel_url))
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return _error(401, "Unauthorized", "A valid bearer token is needed.")
+        if self.index_away and request.path.startswith("/api/v1/cache"):
+            return _error(503, "Unavailable", "kvindex does not answer.")
         return await handler(request)
 
     async def _answer(self, value: object) -> web.Response:
@@ -131,6 +147,7 @@ class FakeControl:
             if record.model == query.get("model", record.model)
             and record.chosen == query.get("pod", record.chosen)
             and record.policy == query.get("policy", record.policy)
+            and not (query.get("before", "").replace(".", "").isdigit() and record.at >= float(query["before"]))
         ]
         start = next((at + 1 for at, record in enumerate(items) if record.id == query.get("before")), 0)
         page = items[start : start + int(query["limit"])]
@@ -143,12 +160,51 @@ class FakeControl:
                 return await self._answer(record)
         return _error(404, "NotFound", f"No decision {request.match_info['id']}.")
 
+    async def _ask_report(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        asked = msgspec.json.decode(body, type=ReportRequest) if body else ReportRequest()
+        state = "failed" if self.report_error else "done"
+        schedule = request.match_info.get("id", "")
+        made = report(f"daily-{len(self.reports) + 1}", state=state, error=self.report_error, schedule=schedule, since=asked.since or NOW)
+        self.reports.insert(0, made)
+        return await self._answer(made)
+
+    async def _report(self, request: web.Request) -> web.Response:
+        found = [one for one in self.reports if one.id == request.match_info["id"]]
+        return await self._answer(found[0]) if found else _error(404, "NotFound", f"No report {request.match_info['id']}.")
+
+    async def _report_file(self, request: web.Request) -> web.Response:
+        return web.Response(body=f"contents of {request.match_info['name']}".encode())
+
+    async def _create_schedule(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=ScheduleRequest)
+        made = ScheduleView(id=asked.id or "made", cron=asked.cron, hours=asked.hours, next_due=NOW)
+        self.schedules[made.id] = made
+        return await self._answer(made)
+
+    async def _delete_schedule(self, request: web.Request) -> web.Response:
+        gone = self.schedules.pop(request.match_info["id"], None)
+        return await self._answer(gone) if gone else _error(404, "NotFound", "No such schedule.")
+
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for piece in self.stream:
             await response.write(piece)
         return response
+
+
+def report(name: str, **changed: object) -> ReportRun:
+    facts: dict[str, object] = {
+        "id": name,
+        "report": "daily",
+        "since": NOW - 86_400,
+        "until": NOW,
+        "started_at": NOW,
+        "ended_at": NOW + 1.5,
+    }
+    files = [ReportFile(name="daily.html", bytes=20), ReportFile(name="daily-pods.parquet", bytes=10)]
+    return ReportRun(**{**facts, "files": files, **changed})  # type: ignore[arg-type]
 
 
 def _error(status: int, kind: str, message: str) -> web.Response:

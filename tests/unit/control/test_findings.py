@@ -9,8 +9,9 @@ import pytest
 from backend.api.cache import SourceState
 from backend.api.findings import Finding
 from backend.api.fleet import Pod, PodLoad, PodView
+from backend.api.reports import ReportRun
 from backend.control.findings import Remembered, findings
-from backend.control.model import PeerView, View
+from backend.control.model import PeerView, ReportsView, View
 from backend.history.model import HistoryTrouble
 
 NOW = 1_790_000_000.0
@@ -43,6 +44,22 @@ CASES = [
     ("pod_failed", view(pods=[pod(state="failed", ready=False)]), "pod-failed:a", "error", "not be started"),
     ("pod_not_ready", view(pods=[pod(state="unready", ready=False, reason="probe: 503")]), "pod-not-ready:a", "warning", "503"),
     ("pod_starts_for_long", view(pods=[pod(state="starting", ready=False)]), "pod-not-ready:a", "warning", "starting"),
+    (
+        "scheduled_report_failed",
+        view(reports=ReportsView(failed=[ReportRun(id="r", report="daily", state="failed", schedule="daily", error="no room")])),
+        "report-failed:daily",
+        "warning",
+        "no room",
+    ),
+    (
+        "asked_report_failed",
+        view(reports=ReportsView(failed=[ReportRun(id="r", report="daily", state="failed", error="no room")])),
+        "report-failed:asked",
+        "warning",
+        "no room",
+    ),
+    ("schedules_away", view(reports=ReportsView(problem="no answer")), "schedules-away", "warning", "no answer"),
+    ("schedule_broken", view(reports=ReportsView(broken={"x": "minute 61"})), "schedule-broken:x", "warning", "minute 61"),
     ("stale_scrape", view(pods=[pod(load=PodLoad(state="stale", error="timeout"))]), "scrape:a", "warning", "timeout"),
     ("never_scraped", view(pods=[pod(load=PodLoad(error="refused"))]), "scrape:a", "warning", "refused"),
     ("missing_metrics", view(pods=[pod(load=PodLoad(state="fresh", missing=["kv_usage"]))]), "metrics-missing:a", "warning", "figures"),

@@ -200,3 +200,31 @@ def test_a_dashboard_that_gives_no_link_is_named_by_its_address(tmp_path):
     endpoints = Endpoints(state="s", pid=1, control="http://127.0.0.1:9", dashboard="http://127.0.0.1:9")
     assert _dashboard.login_link(endpoints) == "http://127.0.0.1:9"
     assert _dashboard.login_link(Endpoints(state="s", pid=1)) == ""
+
+
+def test_report_writes_its_files_and_names_them(fake, capsys, tmp_path):
+    argv = ["report", "daily", "--out", str(tmp_path / "out"), "--url", fake.url, "--token", fake.token]
+    assert command.main(argv) == 0
+    assert "daily.html" in capsys.readouterr().out
+    assert command.main([*argv, "--json", "--since", "1763799999", "--until", "1763800100"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["facts"]["requests"] == 5
+    assert {name.rpartition(".")[2] for name in printed["files"]} == {"html", "json", "parquet"}
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [(["--since", "yesterday"], 2), (["--since", "1h", "--until", "2h"], 2), (["--url", "http://127.0.0.1:1"], 1)],
+    ids=["no_time", "empty_time", "nobody_there"],
+)
+def test_a_report_that_cannot_be_ends_with_its_code(fake, capsys, tmp_path, more, code):
+    argv = ["report", "daily", "--out", str(tmp_path), "--url", fake.url, "--token", fake.token, *more]
+    assert command.main(argv) == code
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_into_a_file_is_told(fake, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert command.main(["report", "daily", "--out", str(tmp_path / "file"), "--url", fake.url, "--token", fake.token]) == 1
+    assert "--out" in capsys.readouterr().err

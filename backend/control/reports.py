@@ -132,10 +132,12 @@ class ReportFolder:
             async with asyncio.timeout(self.settings.time_limit_s):
                 await ended.wait()
         finally:
-            unwatch()
-            if process.poll() is None:
-                await _end(process.pid, ended)
-            code = await asyncio.to_thread(process.wait)
+            try:
+                if process.poll() is None:
+                    await _end(process.pid, ended)
+            finally:
+                unwatch()
+                code = process.wait()  # ended or killed by now: this only collects it
         return code
 
     # files, in threads

@@ -35,7 +35,7 @@ _ID = re.compile(r"[a-z0-9][a-zA-Z0-9-]{0,120}")
 
 
 class ReportFolder:
-    """One folder of reports. Blocking work happens in threads; one report is written at a time, as each takes 200 MB."""
+    """One folder of reports. Blocking work happens in threads; one report is written at a time, as each takes 300 MB."""
 
     def __init__(self, folder: Path, settings: ReportSettings, *, token: str, clock: Clock) -> None:
         self.folder = folder

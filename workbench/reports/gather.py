@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAGE = 1_000
-MOST_REQUESTS = 200_000
-"""Requests read at most, the newest ones: about a minute of reading and 60 MB. What was left out is said."""
+MOST_REQUESTS = 500_000
+"""Requests read at most, the newest ones: about a minute of reading and 350 MB. What was left out is said."""
 KEPT = (
     "at", "model", "policy", "chosen", "prompt_tokens", "predicted_tokens", "in_flight", "status", "outcome", "cached_tokens",
     "usage_prompt_tokens", "completion_tokens", "hit_class", "ttft_ms", "itl_ms", "total_ms",

@@ -117,6 +117,8 @@ async def test_a_report_is_written_kept_listed_and_downloaded(door):
         assert len(answer.content) == file.bytes
         assert answer.headers["Content-Security-Policy"].startswith("sandbox")
         assert TOKEN.encode() not in answer.content
+    for name in ("run.json", "..%2F..%2Ftoken", "nothing.html"):
+        assert (await door.http.get(routes.REPORT_FILE.format(id=run.id, name=name))).status_code == 404, name
     data = (await door.http.get(routes.REPORT_FILE.format(id=run.id, name="daily.json"))).json()
     assert data["facts"]["requests"] == 0
     assert any("kvindex" in problem for problem in data["problems"])

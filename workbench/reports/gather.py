@@ -72,7 +72,7 @@ async def _requests(workbench: AsyncWorkbench, window: Window, most: int) -> tup
     beginning."""
     import polars as pl
 
-    inside = pl.col("at").dt.epoch("us").is_between(round(window.since * 1e6), round(window.until * 1e6), closed="left")
+    inside = pl.col("at").dt.epoch("us") >= round(window.since * 1e6)  # the other end is where the first page begins
     seen = [pl.col("at").min().alias("first"), pl.col("at").max().alias("last")]
     parts: list[pl.DataFrame] = []
     pods: list[pl.DataFrame] = []

@@ -24,12 +24,13 @@ WINDOW = Window(NOW - 86_400, NOW)
 
 
 def day() -> list:
-    """Eleven requests of the day before NOW, one of the day before that, one after."""
+    """Twelve requests of the day before NOW, one of the day before that, one after."""
     good = [decision(at, id=f"g{at}", at=NOW - 3600 - at, ttft_ms=10.0 * (at + 1), user="alice") for at in range(8)]
     good[7] = msgspec.structs.replace(good[7], chosen="vllm-0", hit_class="raced", cached_tokens=0)
     bad = [
         decision(1, id="b1", at=NOW - 7200, outcome="timeout", status=504, ttft_ms=None, cached_tokens=None, hit_class="unpredicted"),
         decision(2, id="b2", at=NOW - 7300, outcome="truncated", ttft_ms=5.0, chosen="old-pod", candidates=["old-pod"], error="secret"),
+        decision(6, id="b4", at=NOW - 7350, status=500, model="other", ttft_ms=None, cached_tokens=None, hit_class="unpredicted"),
         decision(3, id="b3", at=NOW - 7400, outcome="client_gone", policy="random", status=0, ttft_ms=None, hit_class="unpredicted"),
     ]
     outside = [decision(4, id="o1", at=NOW - 86_401.0), decision(5, id="o2", at=NOW)]
@@ -48,12 +49,12 @@ def rows(made, name: str) -> list[dict]:
 
 
 def test_only_requests_of_the_window_count(made):
-    assert made.facts["requests"] == 11
-    assert (made.facts["failed"], made.facts["complete"]) == (2, True)
+    assert made.facts["requests"] == 12
+    assert (made.facts["failed"], made.facts["complete"]) == (3, True)
 
 
 def test_requests_are_counted_by_model_policy_and_outcome(made):
-    counted = {(row["policy"], row["outcome"]): row["requests"] for row in rows(made, "requests")}
+    counted = {(row["policy"], row["outcome"]): row["requests"] for row in rows(made, "requests") if row["model"] == "qwen3-8b"}
     assert counted == {
         ("prefix-cache", "ok"): 8,
         ("prefix-cache", "timeout"): 1,
@@ -61,11 +62,11 @@ def test_requests_are_counted_by_model_policy_and_outcome(made):
         ("random", "client_gone"): 1,
     }
     assert sum(row["share"] for row in rows(made, "requests")) == pytest.approx(1.0)
-    assert made.tables["by_time"]["requests"].sum() == 11
+    assert made.tables["by_time"]["requests"].sum() == 12
 
 
 def test_percentiles_are_of_requests_that_have_the_measure(made):
-    found = {(row["policy"], row["measure"]): row for row in rows(made, "latency")}
+    found = {(row["policy"], row["measure"]): row for row in rows(made, "latency") if row["model"] == "qwen3-8b"}
     ttft = found["prefix-cache", "TTFT"]
     assert (ttft["requests"], ttft["p50_ms"], ttft["p99_ms"]) == (9, 40.0, 80.0)
     assert found["prefix-cache", "E2E"]["requests"] == 8
@@ -76,11 +77,11 @@ def test_hit_rate_and_promises_come_from_requests_that_tell_both(made):
     told = [one for one in day()[1:-1] if one.cached_tokens is not None]
     assert made.facts["hit_rate"] == pytest.approx(sum(one.cached_tokens for one in told) / sum(one.usage_prompt_tokens for one in told))
     assert (made.facts["predictions"], made.facts["within_a_block"]) == (9, pytest.approx(8 / 9))
-    assert [(row["hit_class"], row["requests"]) for row in rows(made, "hit_classes")] == [("exact", 8), ("raced", 1), ("unpredicted", 2)]
+    assert [(row["hit_class"], row["requests"]) for row in rows(made, "hit_classes")] == [("exact", 8), ("raced", 1), ("unpredicted", 3)]
 
 
 def test_pods_stand_busiest_first_with_idle_and_gone_ones(made, fake):
-    assert [(row["pod"], row["requests"]) for row in rows(made, "pods")] == [("vllm-1", 9), ("old-pod", 1), ("vllm-0", 1)]
+    assert [(row["pod"], row["requests"]) for row in rows(made, "pods")] == [("vllm-1", 10), ("old-pod", 1), ("vllm-0", 1)]
     fake.decisions = []
     idle = made.__class__(made.report)
     assert idle.df("pods").height == 3
@@ -88,7 +89,8 @@ def test_pods_stand_busiest_first_with_idle_and_gone_ones(made, fake):
 
 def test_errors_have_cause_and_fix_but_not_their_text(made):
     found = {row["outcome"]: row for row in rows(made, "errors")}
-    assert set(found) == {"timeout", "truncated", "client_gone"}
+    assert set(found) == {"timeout", "truncated", "client_gone", "ok"}
+    assert (found["ok"]["status"], found["ok"]["pod"]) == (500, "vllm-1")
     assert all(row["cause"] and row["fix"] for row in found.values())
 
 
@@ -143,7 +145,7 @@ def test_files_hold_the_same_numbers(made, tmp_path):
     files = made.save(tmp_path / "new" / "folder")
     assert files[0].name == "daily.html"
     data = json.loads((tmp_path / "new" / "folder" / "daily.json").read_text())
-    assert data["facts"]["requests"] == 11
+    assert data["facts"]["requests"] == 12
     assert data["since"] == "2025-11-21T08:26:40+00:00"
     for name, table in made.tables.items():
         read = pl.read_parquet(tmp_path / "new" / "folder" / f"daily-{name.replace('_', '-')}.parquet")

@@ -109,13 +109,13 @@ def _requests(found: Gathered) -> Section:
         )
     drawn = ""
     if found.requests.height:
-        good = [row["requests"] - row["failed"] for row in steps.iter_rows(named=True)]
+        others = (steps["requests"] - steps["answered"] - steps["failed"]).to_list()
         drawn = drawing.bars(
             _labels(steps, found.window),
-            {"served": good, "failed": steps["failed"].to_list()},
+            {"answered": steps["answered"].to_list(), "failed": steps["failed"].to_list(), "refused, or left by the client": others},
             alt=f"Requests by {_span(figures.step_s(found.window))}; the numbers are in the table by time.",
         )
-    by_time = Table("by_time", steps.filter(pl.col("requests") > 0), NO_REQUESTS)
+    by_time = Table("by_time", steps.filter(pl.col("requests") > 0), NO_REQUESTS, folded=True)
     return Section(title, lines, drawn, [Table("requests", table, NO_REQUESTS), by_time])
 
 

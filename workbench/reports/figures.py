@@ -29,7 +29,7 @@ def outcomes(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 def steps(requests: pl.DataFrame, window: Window) -> pl.DataFrame:
-    """Requests, failures and times to first token by step of the window; steps without a request are rows too."""
+    """Requests, those answered and those failed, and times to first token by step of the window; steps without a request are rows too."""
     size = step_s(window)
     first = int(window.since // size * size)
     last = int(-(-window.until // size) * size)
@@ -39,15 +39,15 @@ def steps(requests: pl.DataFrame, window: Window) -> pl.DataFrame:
         .group_by("from")
         .agg(
             pl.len().cast(pl.Int64).alias("requests"),
+            ((pl.col("outcome") == "ok") & ~FAILED).sum().cast(pl.Int64).alias("answered"),
             FAILED.sum().cast(pl.Int64).alias("failed"),
             pl.col("ttft_ms").quantile(0.5, "nearest").alias("ttft_p50_ms"),
             pl.col("ttft_ms").quantile(0.95, "nearest").alias("ttft_p95_ms"),
         )
     )
     joined = begins.join(found, on="from", how="left", maintain_order="left")
-    return joined.with_columns(
-        pl.from_epoch("from", "s").cast(pl.Datetime("us", "UTC")), pl.col("requests").fill_null(0), pl.col("failed").fill_null(0)
-    )
+    zeros = [pl.col(name).fill_null(0) for name in ("requests", "answered", "failed")]
+    return joined.with_columns(pl.from_epoch("from", "s").cast(pl.Datetime("us", "UTC")), *zeros)
 
 
 def step_s(window: Window) -> int:

@@ -41,6 +41,8 @@ class Table:
     meanings: dict[str, str] = field(default_factory=dict)
     shown: int = 50
     """Rows on the page; files have all."""
+    folded: bool = False
+    """Long and mostly told by the drawing: closed until somebody opens it."""
 
 
 @dataclass(frozen=True)

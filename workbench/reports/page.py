@@ -43,6 +43,7 @@ def _table(table: Table) -> dict[str, Any]:
         "empty": "" if table.rows.height else table.empty,
         "headers": [(name.replace("_", " "), table.meanings.get(name, ""), _numeric(rows, name)) for name in rows.columns],
         "rows": [[(cell(name, value), _numeric(rows, name)) for name, value in row.items()] for row in rows.iter_rows(named=True)],
+        "folded": table.folded,
         "more": table.rows.height - rows.height,
     }
 

@@ -63,6 +63,7 @@ def test_requests_are_counted_by_model_policy_and_outcome(made):
     }
     assert sum(row["share"] for row in rows(made, "requests")) == pytest.approx(1.0)
     assert made.tables["by_time"]["requests"].sum() == 12
+    assert made.tables["by_time"].select("answered", "failed").sum().row(0) == (8, 3)
 
 
 def test_percentiles_are_of_requests_that_have_the_measure(made):

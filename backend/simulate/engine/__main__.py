@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,16 @@ import uvloop
 from backend.core import logs
 from backend.core.errors import UsageError, WorkbenchError
 from backend.engines.cost import DEFAULT_PRESET, PRESETS
+from backend.simulate.engine.dialect import parse_version
 from backend.simulate.engine.hashing import ALGORITHMS
 from backend.simulate.engine.model import CoreSettings
+from backend.simulate.engine.nixl import lease_s
 from backend.simulate.engine.publisher import PublisherSettings
 from backend.simulate.engine.server import serve
 from backend.simulate.engine.settings import EngineSettings
 
 _CORE = CoreSettings()
+_VERSIONS = {"vllm": "0.32.0", "sglang": "0.5.23"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,20 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m backend.simulate.engine", description=__doc__)
     add = parser.add_argument
-    add("--engine", choices=("vllm",), default="vllm", help="engine family")
-    add("--version", default="0.32.0", help="version whose event format, metrics and hashes are shown")
-    roles = ("both", "prefill", "decode", "")
-    add("--role", choices=roles, default="both", help="for people: every role answers whole requests, as a vLLM without a KV connector")
+    add("--engine", choices=("vllm", "sglang"), default="vllm", help="engine family")
+    add("--version", help=f"version whose event format, metrics and hashes are shown; default: {_VERSIONS}")
+    add("--role", choices=("both", "prefill", "decode", ""), default="both", help="prefill and decode move KV between them")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000, help="0: any free one")
     add("--model", default="qwen3-8b", help="model name, or the path of its weights with --served-model-name")
     add("--served-model-name", default="", help="name that requests use, when it is not --model")
     _cache_options(parser)
     _event_options(parser)
+    _transfer_options(parser)
     add("--preset", default=DEFAULT_PRESET, choices=sorted(PRESETS), help="step-time model of a model and GPU")
     add("--speed", type=float, default=1.0, help="factor on the speed of that GPU")
     add("--tokenizer", type=Path, help="tokenizer.json of a real model; without it the built-in one")
-    add("--shutdown-timeout", type=float, default=0.0, metavar="S", help="seconds for running requests after SIGTERM")
+    add("--shutdown-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM; vLLM: 0, SGLang: no limit")
     add("--startup-delay", type=float, default=0.0, metavar="S", help="seconds before the port opens")
     keep_alive = float(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5"))
     add("--timeout-keep-alive", type=float, default=keep_alive, metavar="S", help="seconds after which an idle connection is closed")
@@ -68,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cache_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--block-size", type=int, default=_CORE.block_size, help="tokens a KV block")
+    add("--block-size", "--page-size", type=int, default=_CORE.block_size, help="tokens a KV block")
     add("--num-blocks", type=int, default=_CORE.num_blocks, help="KV blocks, the null block among them")
     add("--max-num-seqs", type=int, default=_CORE.max_num_seqs, help="requests in a batch")
     add("--max-model-len", type=int, default=_CORE.max_model_len, help="tokens of prompt and answer together")
@@ -87,13 +91,31 @@ def _event_options(parser: argparse.ArgumentParser) -> None:
     add("--byte-hashes", action=argparse.BooleanOptionalAction, default=whole, help="events carry 32-byte hashes")
 
 
+def _transfer_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--kv-connector", choices=("none", "nixl"), default="none", help="nixl: vLLM moves KV in the role both too (kv_both)")
+    side = int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0"))
+    add("--side-channel-port", type=int, default=side, help="where decodes fetch KV from a vLLM; 0: any free port")
+    add("--disaggregation-bootstrap-port", type=int, default=8998, help="where decodes meet an SGLang prefill; 0: any free port")
+    add("--kv-lease-duration", type=float, metavar="S", help="seconds that a vLLM holds KV for a decode; default: as the version")
+    generates = os.environ.get("SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION", "1") not in ("0", "false", "False")
+    add("--health-generates", action=argparse.BooleanOptionalAction, default=generates, help="SGLang's /health takes a second")
+
+
 def _settings(options: argparse.Namespace) -> EngineSettings:
     if options.replay and not options.kv_events:
         raise UsageError("--replay needs --kv-events.", fix="Add --kv-events 'tcp://*:5557'.")
+    sglang = options.engine == "sglang"
+    version = options.version or _VERSIONS[options.engine]
+    lease = options.kv_lease_duration if options.kv_lease_duration is not None else lease_s(parse_version(version))
+    patience = options.shutdown_timeout if options.shutdown_timeout is not None else math.inf if sglang else 0.0
     settings = EngineSettings(
+        engine=options.engine,
+        role=options.role or "both",
+        connector=options.kv_connector == "nixl",
         model=options.served_model_name or options.model,
         model_root=options.model,
-        version=options.version,
+        version=version,
         host=options.host,
         port=options.port,
         core=CoreSettings(
@@ -102,6 +124,7 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
+            lease_s=lease,
         ),
         preset=options.preset,
         speed=options.speed,
@@ -110,10 +133,12 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
         byte_hashes=options.byte_hashes,
         tokenizer=options.tokenizer,
         kv_events=_events(options),
-        shutdown_timeout_s=options.shutdown_timeout,
+        shutdown_timeout_s=patience,
         keep_alive_s=options.timeout_keep_alive,
         prompt_tokens_details=options.enable_prompt_tokens_details,
         server_load_tracking=options.enable_server_load_tracking,
+        transfer_port=options.disaggregation_bootstrap_port if sglang else options.side_channel_port,
+        health_generates=options.health_generates,
     )
     settings.check()
     return settings

@@ -1,72 +1,81 @@
-"""One request's answer on its way to the client: token by token for a stream, at the end for a whole body."""
+"""One request's answer on its way to the client: token by token for a stream, at the end for a whole body.
+
+What the bytes are is the family's matter (`Writer`); when they go out is the same for all.
+"""
 
 from __future__ import annotations
 
-from backend.simulate.engine import bodies
+from typing import Protocol
+
 from backend.simulate.engine.http import Exchange
 from backend.simulate.engine.model import Sequence
-from backend.simulate.engine.requests import Asked
 from backend.simulate.engine.tokenizer import Detokenizer, Tokenizer
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+
+
+class Writer(Protocol):
+    """Writes the parts of one answer as an engine family does."""
+
+    stream: bool
+    head_first: bool
+    """A stream's status line goes out before its first token."""
+
+    def whole(self, sequence: Sequence, text: str) -> bytes:
+        """The body of an answer that is not a stream."""
+
+    def chunk(self, sequence: Sequence, piece: str, token: int) -> bytes:
+        """What a stream sends for a token; with its first one, whatever stands before it."""
+
+    def tail(self, sequence: Sequence, *, aborted: bool) -> bytes:
+        """What a stream sends after its last token. `aborted`: it ends without a token of its own."""
+
+    def failure(self, why: str) -> tuple[int, bytes]:
+        """Status and body for a request that cannot go on; a stream that has begun sends the body as its last event."""
 
 
 class Answer:
-    """Tells one client what its sequence gave. The driver calls `token` after each step, and `end` once."""
+    """Tells one client what its sequence gave. The driver calls `token` after each step, and `end` or `fail` once."""
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        asked: Asked,
-        sequence: Sequence,
-        head: bodies.AnswerHead,
-        tokenizer: Tokenizer,
-        block_size: int,
-        *,
-        details: bool,
-    ) -> None:
+    def __init__(self, exchange: Exchange, sequence: Sequence, writer: Writer, tokenizer: Tokenizer) -> None:
         self.exchange = exchange
-        self.asked = asked
         self.sequence = sequence
-        self._head = head
+        self.writer = writer
         self._tokenizer = tokenizer
-        self._block_size = block_size
-        self._details = details
-        self._chunks = bodies.ChunkWriter(head, asked) if asked.stream else None
         self._detokenizer = Detokenizer(tokenizer)
-        self._started = False
+        self._begun = False
 
     def open(self) -> None:
-        """A stream's status line and headers go out at once, before the first token."""
-        if self._chunks is not None:
-            self.exchange.begin_stream(bodies.EVENT_STREAM)
+        """Where the family does so, a stream's status line and headers go out at once."""
+        if self.writer.stream and self.writer.head_first:
+            self._begin()
 
     def token(self, token: int) -> None:
-        if self._chunks is None:
-            return
-        piece = self._detokenizer.push(token)
-        self._send(self._chunks.text(self.sequence, piece, token, self.sequence.finish_reason, self._running_counts()))
+        if self.writer.stream:
+            self._begin()
+            self.exchange.send(self.writer.chunk(self.sequence, self._detokenizer.push(token), token))
 
     def end(self, *, aborted: bool = False) -> None:
         """The answer is complete. `aborted`: it ends without a token of its own, and says so with status 200."""
-        if self._chunks is None:
+        if not self.writer.stream:
             text = self._tokenizer.decode(self.sequence.tokens[self.sequence.prompt_tokens :])
-            self.exchange.reply(200, bodies.whole_body(self._head, self.asked, self.sequence, text, self._counts(whole=True)))
+            self.exchange.reply(200, self.writer.whole(self.sequence, text))
             return
-        if aborted:
-            self._send(self._chunks.text(self.sequence, "", None, "abort", self._running_counts()))
-        if self.asked.include_usage:
-            self._send(self._chunks.usage(self._counts(whole=False)))
-        self.exchange.send(bodies.DONE)
+        self._begin()
+        self.exchange.send(self.writer.tail(self.sequence, aborted=aborted) + DONE)
         self.exchange.end_stream()
 
-    def _send(self, chunk: bytes) -> None:
-        if not self._started:
-            self._started = True
-            if self.asked.chat and self._chunks is not None:
-                self.exchange.send(self._chunks.role(self.sequence, bodies.running_usage(self.asked, self.sequence, 0)))
-        self.exchange.send(chunk)
+    def fail(self, why: str) -> None:
+        """The request ended with an error that is the engine's."""
+        status, body = self.writer.failure(why)
+        if not self._begun:
+            self.exchange.reply(status, body)
+            return
+        self.exchange.send(b"data: " + body + b"\n\n" + DONE)
+        self.exchange.end_stream()
 
-    def _running_counts(self) -> dict[str, object] | None:
-        return bodies.running_usage(self.asked, self.sequence, self.sequence.generated)
-
-    def _counts(self, *, whole: bool) -> dict[str, object]:
-        return bodies.usage(self.asked, self.sequence, block_size=self._block_size, details=self._details, whole=whole)
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self.exchange.begin_stream(EVENT_STREAM)

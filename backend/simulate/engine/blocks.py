@@ -16,12 +16,14 @@ from backend.simulate.engine.model import AllBlocksCleared, BlockRemoved, Event
 class BlockPool:
     """Blocks 1 .. num_blocks - 1. Events pile up in `events` until the scheduler takes them."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, *, tell_copies: bool = True) -> None:
+        """`tell_copies`: a removal is told for every physical copy, else only for the last one."""
         if num_blocks < 2:
             raise ValueError("a pool needs the null block and one more")
         self.usable = num_blocks - 1
         self.free_count = self.usable
         self.events: list[Event] = []
+        self._tell_copies = tell_copies
         self._references = array("i", bytes(4 * num_blocks))
         # A ring through block 0, which stands for both ends of the free queue.
         self._next = array("i", [*range(1, num_blocks), 0])
@@ -49,6 +51,9 @@ class BlockPool:
                 break
             found.append(held if isinstance(held, int) else held[0])
         return found
+
+    def holds(self, digest: bytes) -> bool:
+        return digest in self._cached
 
     def unreferenced(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` stand in the free queue, so that using them leaves fewer for others."""
@@ -119,7 +124,8 @@ class BlockPool:
             held.remove(block)
             if len(held) == 1:
                 self._cached[digest] = held[0]
-        self.events.append(BlockRemoved([digest]))
+        if self._tell_copies or digest not in self._cached:
+            self.events.append(BlockRemoved([digest]))
 
     def _unlink(self, block: int) -> None:
         before, after = self._previous[block], self._next[block]

@@ -5,15 +5,13 @@ A stream's constant beginning and end are built once; a chunk is three joins of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from backend.simulate.engine.model import FinishReason, Sequence
-from backend.simulate.engine.requests import Asked
-
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
-DONE = b"data: [DONE]\n\n"
+from backend.simulate.engine.requests import Asked, RequestRefused
 
 _json = msgspec.json.Encoder().encode
 
@@ -37,12 +35,12 @@ def usage(asked: Asked, sequence: Sequence, *, block_size: int, details: bool, w
     }
     # Only chat counts what it added to the cache: the prompt's full blocks that were not there.
     added = (
-        sequence.prompt_tokens // block_size * block_size - sequence.cached_tokens
+        (0 if sequence.external_tokens else sequence.prompt_tokens // block_size * block_size - sequence.cached_tokens)
         if asked.chat and sequence.scheduled_at is not None
         else None
     )
     if details:
-        shown: dict[str, object] = {"cached_tokens": sequence.cached_tokens}
+        shown: dict[str, object] = {"cached_tokens": sequence.cached_tokens if sequence.shown_cached is None else sequence.shown_cached}
         if whole or added is not None:
             shown["created_cache_tokens"] = added
         counts["prompt_tokens_details"] = {**shown, "multimodal_tokens": None} if whole else shown
@@ -65,8 +63,10 @@ def running_usage(asked: Asked, sequence: Sequence, generated: int) -> dict[str,
     return {**counts, "completion_tokens_details": None} if asked.chat else counts
 
 
-def whole_body(head: AnswerHead, asked: Asked, sequence: Sequence, text: str, counts: dict[str, object]) -> bytes:
-    """The answer to a request without `stream`."""
+def whole_body(
+    head: AnswerHead, asked: Asked, sequence: Sequence, text: str, counts: dict[str, object], transfer: Mapping[str, object] | None
+) -> bytes:
+    """The answer to a request without `stream`. `transfer` tells a decode where this prefill's KV is."""
     ids = asked.return_token_ids
     prompt_ids = sequence.tokens[: sequence.prompt_tokens] if ids else None
     output_ids = sequence.tokens[sequence.prompt_tokens :] if ids else None
@@ -90,7 +90,7 @@ def whole_body(head: AnswerHead, asked: Asked, sequence: Sequence, text: str, co
             "system_fingerprint": head.fingerprint,
             "usage": counts,
             **more,
-            "kv_transfer_params": None,
+            "kv_transfer_params": transfer,
             "ec_transfer_params": None,
             "metrics": None,
         }
@@ -143,3 +143,45 @@ class ChunkWriter:
     def _chunk(self, choice: bytes, counts: dict[str, object] | None, rest: bytes = b"") -> bytes:
         counted = b"" if counts is None else b',"usage":' + _json(counts)
         return b"".join((self._open, choice, b"]", counted, rest, b"}\n\n"))
+
+
+class VllmWriter:
+    """vLLM's answer to one completion request."""
+
+    head_first = True
+
+    def __init__(self, head: AnswerHead, asked: Asked, *, block_size: int, details: bool) -> None:
+        self.stream = asked.stream
+        self.transfer: Mapping[str, object] | None = None
+        """Set when a prefill ended, for the decode that follows."""
+        self._head = head
+        self._asked = asked
+        self._block_size = block_size
+        self._details = details
+        self._chunks = ChunkWriter(head, asked)
+        self._begun = False
+
+    def whole(self, sequence: Sequence, text: str) -> bytes:
+        return whole_body(self._head, self._asked, sequence, text, self._counts(sequence, whole=True), self.transfer)
+
+    def chunk(self, sequence: Sequence, piece: str, token: int) -> bytes:
+        return self._role(sequence) + self._chunks.text(sequence, piece, token, sequence.finish_reason, self._running(sequence))
+
+    def tail(self, sequence: Sequence, *, aborted: bool) -> bytes:
+        last = self._role(sequence) + self._chunks.text(sequence, "", None, "abort", self._running(sequence)) if aborted else b""
+        return last + (self._chunks.usage(self._counts(sequence, whole=False)) if self._asked.include_usage else b"")
+
+    def failure(self, why: str) -> tuple[int, bytes]:
+        """vLLM keeps the reason for its log."""
+        return 500, RequestRefused(500, "InternalServerError", "Internal server error").body
+
+    def _role(self, sequence: Sequence) -> bytes:
+        """Chat's first chunk, with whatever comes first."""
+        begun, self._begun = self._begun, True
+        return b"" if begun or not self._asked.chat else self._chunks.role(sequence, running_usage(self._asked, sequence, 0))
+
+    def _running(self, sequence: Sequence) -> dict[str, object] | None:
+        return running_usage(self._asked, sequence, sequence.generated)
+
+    def _counts(self, sequence: Sequence, *, whole: bool) -> dict[str, object]:
+        return usage(self._asked, sequence, block_size=self._block_size, details=self._details, whole=whole)

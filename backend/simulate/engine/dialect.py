@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -38,12 +39,23 @@ _REPLAY_TOPIC_SINCE: Version = (0, 26)
 _BYTE_HASHES_SINCE: Version = (0, 10, 2)
 
 
+class EventDialect(Protocol):
+    """How one family writes KV events."""
+
+    @property
+    def replay_has_topic(self) -> bool:
+        """Replayed batches carry their topic."""
+
+    def encode(self, at: float, events: Items[Event], *, block_size: int, rank: int = 0) -> bytes:
+        """One batch as it goes over the wire. `at` is seconds since 1970."""
+
+
 def parse_version(text: str) -> Version:
     """`"0.32.0"` as (0, 32, 0). Raises UsageError."""
     try:
         return tuple(int(part) for part in text.split(".")[:3])
     except ValueError:
-        raise UsageError(f"{text!r} is not a version of vLLM.", fix="Write it like 0.32.0.") from None
+        raise UsageError(f"{text!r} is not a version.", fix="Write it like 0.32.0.") from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from backend.simulate.engine.model import ExtraKeys
 
@@ -22,6 +22,13 @@ _PICKLE_PROTOCOL = 5
 _UNSET_SEED = "vllm-none-hash"
 # From here on an unset seed is a constant and extra keys carry their kind; before, every process drew 32 random bytes.
 _FIXED_SEED_SINCE = (0, 31)
+
+
+class Hasher(Protocol):
+    """What the engine core asks of a family's block hashes."""
+
+    def extend(self, hashes: list[bytes], tokens: list[int], block_size: int, *, cache_salt: str | None = None) -> None:
+        """Append to `hashes` those of the full blocks of `tokens` that it does not have yet."""
 
 
 class BlockHasher:

@@ -1,4 +1,4 @@
-"""The values behind /metrics and their text.
+"""The values behind /metrics and their text, for any engine family.
 
 All but the numbers is formatted once, at start; a scrape fills some seven hundred of them into one template.
 """
@@ -6,11 +6,10 @@ All but the numbers is formatted once, at start; a scrape fills some seven hundr
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from backend.simulate.engine.exposition import Histogram, escape, head, histogram_lines, labels_text, number
-from backend.simulate.engine.metrics_table import Family, Version, cache_config, families
-from backend.simulate.engine.model import CoreSettings
+from backend.simulate.engine.metrics_table import Family
 from backend.simulate.engine.process_metrics import HttpMetrics, process_text
 
 CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
@@ -18,28 +17,26 @@ _UNCOUNTED_PATHS = frozenset({"/metrics", "/health", "/load", "/ping", "/version
 
 
 class EngineMetrics:
-    """`add`, `set` and `histograms` take the names of the table without `vllm:`; names that the version has not are ignored."""
+    """`add`, `set` and `histograms` take the names of the table without prefix and `_total`; names that it has not are ignored."""
 
-    def __init__(self, *, model: str, engine: str = "0", version: Version, settings: CoreSettings, algorithm: str) -> None:
+    def __init__(
+        self, prefix: str, listed: Sequence[Family], labels: Mapping[str, str], *, tail: str = "", python_client: bool = True
+    ) -> None:
+        """`labels` stand at every family, but at one that is not `by_engine` only the model's name. `tail` is constant text.
+
+        `python_client`: with what the engine's client library adds by itself (process, HTTP, birth times of counters).
+        """
         self.created = time.time()
+        self._prefix = prefix
+        self._python_client = python_client
         self._values: dict[tuple[str, str], float] = {}
         self.histograms: dict[str, Histogram] = {}
         self._http = HttpMetrics(self.created)
-        labels = {"engine": engine, "model_name": model}
         parts: list[str] = []
         self._sources: list[tuple[str, str] | Histogram] = []
-        for family in families(version, settings.max_model_len):
+        for family in listed:
             parts += self._family(family, labels)
-        info = {
-            **cache_config(
-                block_size=settings.block_size, num_blocks=settings.num_blocks, max_model_len=settings.max_model_len, algorithm=algorithm
-            ),
-            "engine": engine,
-        }
-        parts += head("vllm:cache_config_info", "Information of the LLMEngine CacheConfig", "gauge")
-        parts.append(escape(f"vllm:cache_config_info{labels_text(info)} 1.0\n"))
-        self._template = "".join(parts)
-        self.set("engine_sleep_state", 1.0, "awake")
+        self._template = "".join(parts) + escape(tail)
 
     def add(self, name: str, amount: float = 1.0, label: str = "") -> None:
         key = (name, label)
@@ -68,10 +65,12 @@ class EngineMetrics:
             else:
                 numbers.append(self._values[source])
         engine = self._template % tuple(map(number, numbers))
+        if not self._python_client:
+            return engine.encode()
         return f"{process_text()}{engine}{self._http.render()}".encode()
 
     def _family(self, family: Family, labels: Mapping[str, str]) -> list[str]:
-        name = f"vllm:{family.name}"
+        name = f"{self._prefix}{family.name}"
         base = labels if family.by_engine else {"model_name": labels["model_name"]}
         sets = [{**base, family.label: value} if family.label else dict(base) for value in family.values]
         parts = [escape(line) for line in head(name, family.help, family.kind)]
@@ -85,7 +84,7 @@ class EngineMetrics:
                 self._values[short, value] = 0.0
                 self._sources.append((short, value))
                 parts.append(escape(f"{name}{labels_text(label_set)}") + " %s\n")
-        if family.kind != "gauge":
+        if family.kind != "gauge" and self._python_client:
             created = f"{name.removesuffix('_total') if family.kind == 'counter' else name}_created"
             parts += [escape(line) for line in head(created, family.help, "gauge")]
             parts += [escape(f"{created}{labels_text(label_set)} {number(self.created)}\n") for label_set in sets]

@@ -18,6 +18,10 @@ _REQUEST = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
+_TRANSFER_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0)
+_POST_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+_TRANSFER_BYTES = tuple(float(2 ** (10 + power)) for power in range(1, 25, 2))
+_DESCRIPTORS = (10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 400.0, 1000.0, 2000.0, 4000.0, 10000.0, 20000.0, 50000.0)
 _STEP_TOKENS = (1.0, *(float(2**power) for power in range(3, 15)))
 _PREEMPTIONS = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
 HIGHR = (*(0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5), *(3.0, 3.5, 4.0, 4.5, 5.0, 7.5, 10.0, 30.0, 60.0))
@@ -40,15 +44,15 @@ class Family:
     by_engine: bool = True
 
 
-def _gauge(name: str, text: str, **more: Any) -> Family:
+def gauge(name: str, text: str, **more: Any) -> Family:
     return Family(name=name, kind="gauge", help=text, **more)
 
 
-def _counter(name: str, text: str, **more: Any) -> Family:
+def counter(name: str, text: str, **more: Any) -> Family:
     return Family(name=f"{name}_total", kind="counter", help=text, **more)
 
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...], **more: Any) -> Family:
+def histogram(name: str, text: str, buckets: tuple[float, ...], **more: Any) -> Family:
     return Family(name=name, kind="histogram", help=text, buckets=buckets, **more)
 
 
@@ -69,21 +73,23 @@ _HITS_HELP = "Prefix cache hits, in terms of number of cached tokens."
 _EXTERNAL = "from KV connector cross-instance cache sharing, in terms of number of"
 
 
-def families(version: Version, max_model_len: int) -> list[Family]:
-    """The families of `version`, in the order in which it writes them."""
+def families(version: Version, max_model_len: int, *, connector: bool = False) -> list[Family]:
+    """The families of `version`, in the order in which it writes them; with a KV connector, what that counts too."""
     tokens = one_two_five(max_model_len)
     listed = [*_gauges(), *_counters(), *_token_histograms(tokens), *_time_histograms(), *_late_histograms(tokens)]
+    if connector:
+        listed += _connector()
     return [family for family in listed if family.since <= version < family.until]
 
 
 def _gauges() -> list[Family]:
     return [
-        _counter("estimated_flops_per_gpu", f"Estimated number of floating point operations per GPU {_MFU}", since=(0, 15)),
-        _counter("estimated_read_bytes_per_gpu", f"Estimated number of bytes read from memory per GPU {_MFU}", since=(0, 15)),
-        _counter("estimated_write_bytes_per_gpu", f"Estimated number of bytes written to memory per GPU {_MFU}", since=(0, 15)),
-        _gauge("num_requests_running", "Number of requests in model execution batches."),
-        _gauge("num_requests_waiting", "Number of requests waiting to be processed."),
-        _gauge(
+        counter("estimated_flops_per_gpu", f"Estimated number of floating point operations per GPU {_MFU}", since=(0, 15)),
+        counter("estimated_read_bytes_per_gpu", f"Estimated number of bytes read from memory per GPU {_MFU}", since=(0, 15)),
+        counter("estimated_write_bytes_per_gpu", f"Estimated number of bytes written to memory per GPU {_MFU}", since=(0, 15)),
+        gauge("num_requests_running", "Number of requests in model execution batches."),
+        gauge("num_requests_waiting", "Number of requests waiting to be processed."),
+        gauge(
             "num_requests_waiting_by_reason",
             "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; 'deferred' = deferred"
             " by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.",
@@ -91,7 +97,7 @@ def _gauges() -> list[Family]:
             values=("capacity", "deferred"),
             since=(0, 20, 2),
         ),
-        _gauge(
+        gauge(
             "engine_sleep_state",
             "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = 1 means"
             " sleep level 1; discard_all = 1 means sleep level 2.",
@@ -99,32 +105,32 @@ def _gauges() -> list[Family]:
             values=("awake", "weights_offloaded", "discard_all"),
             since=(0, 11, 2),
         ),
-        _gauge("kv_cache_usage_perc", _KV_HELP, since=(0, 9)),
-        _gauge("gpu_cache_usage_perc", f"GPU {_KV_HELP}", until=(0, 12)),
+        gauge("kv_cache_usage_perc", _KV_HELP, since=(0, 9)),
+        gauge("gpu_cache_usage_perc", f"GPU {_KV_HELP}", until=(0, 12)),
     ]
 
 
 def _counters() -> list[Family]:
     return [
-        _counter("prefix_cache_queries", _QUERIES_HELP, since=(0, 9)),
-        _counter("prefix_cache_hits", _HITS_HELP, since=(0, 9)),
-        _counter("gpu_prefix_cache_queries", f"GPU {_QUERIES_HELP}", until=(0, 12)),
-        _counter("gpu_prefix_cache_hits", f"GPU {_HITS_HELP}", until=(0, 12)),
-        _counter("external_prefix_cache_queries", f"External prefix cache queries {_EXTERNAL} queried tokens.", since=(0, 11, 2)),
-        _counter("external_prefix_cache_hits", f"External prefix cache hits {_EXTERNAL} cached tokens.", since=(0, 11, 2)),
-        _counter("mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", since=(0, 11)),
-        _counter("mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", since=(0, 11)),
-        _counter("num_preemptions", "Cumulative number of preemption from the engine."),
-        _counter("prompt_tokens", "Number of prefill tokens processed."),
-        _counter(
+        counter("prefix_cache_queries", _QUERIES_HELP, since=(0, 9)),
+        counter("prefix_cache_hits", _HITS_HELP, since=(0, 9)),
+        counter("gpu_prefix_cache_queries", f"GPU {_QUERIES_HELP}", until=(0, 12)),
+        counter("gpu_prefix_cache_hits", f"GPU {_HITS_HELP}", until=(0, 12)),
+        counter("external_prefix_cache_queries", f"External prefix cache queries {_EXTERNAL} queried tokens.", since=(0, 11, 2)),
+        counter("external_prefix_cache_hits", f"External prefix cache hits {_EXTERNAL} cached tokens.", since=(0, 11, 2)),
+        counter("mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", since=(0, 11)),
+        counter("mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", since=(0, 11)),
+        counter("num_preemptions", "Cumulative number of preemption from the engine."),
+        counter("prompt_tokens", "Number of prefill tokens processed."),
+        counter(
             "prompt_tokens_by_source",
             "Number of prompt tokens by source.",
             label="source",
             values=("local_compute", "local_cache_hit", "external_kv_transfer"),
             since=(0, 16),
         ),
-        _counter("prompt_tokens_cached", "Number of cached prompt tokens (local + external).", since=(0, 16)),
-        _counter(
+        counter("prompt_tokens_cached", "Number of cached prompt tokens (local + external).", since=(0, 16)),
+        counter(
             "prompt_tokens_cached_by_source",
             "Prefix-cache hit tokens by the cache tier that supplied them: device (local HBM), host (offloaded to DRAM), disk,"
             " p2p (transferred from another vLLM instance) or external_unspecified. Counted at admission; sums to"
@@ -133,14 +139,14 @@ def _counters() -> list[Family]:
             values=("device", "host", "p2p", "disk", "external_unspecified"),
             since=(0, 30),
         ),
-        _counter("generation_tokens", "Number of generation tokens processed."),
-        _counter(
+        counter("generation_tokens", "Number of generation tokens processed."),
+        counter(
             "request_success",
             "Count of successfully processed requests.",
             label="finished_reason",
             values=("stop", "length", "abort", "error", "repetition"),
         ),
-        _counter(
+        counter(
             "admission_rejections",
             "Number of admission attempts rejected by a queue limit, by reason.",
             label="reason",
@@ -153,27 +159,27 @@ def _counters() -> list[Family]:
 
 def _token_histograms(tokens: tuple[float, ...]) -> list[Family]:
     return [
-        _histogram("request_prompt_tokens", "Number of prefill tokens processed.", tokens),
-        _histogram("request_generation_tokens", "Number of generation tokens processed.", tokens),
-        _histogram("iteration_tokens_total", "Histogram of number of tokens per engine_step.", _STEP_TOKENS),
-        _histogram("request_max_num_generation_tokens", "Histogram of maximum number of requested generation tokens.", tokens),
-        _histogram("request_params_n", "Histogram of the n request parameter.", (1.0, 2.0, 5.0, 10.0, 20.0)),
-        _histogram("request_params_max_tokens", "Histogram of the max_tokens request parameter.", tokens),
+        histogram("request_prompt_tokens", "Number of prefill tokens processed.", tokens),
+        histogram("request_generation_tokens", "Number of generation tokens processed.", tokens),
+        histogram("iteration_tokens_total", "Histogram of number of tokens per engine_step.", _STEP_TOKENS),
+        histogram("request_max_num_generation_tokens", "Histogram of maximum number of requested generation tokens.", tokens),
+        histogram("request_params_n", "Histogram of the n request parameter.", (1.0, 2.0, 5.0, 10.0, 20.0)),
+        histogram("request_params_max_tokens", "Histogram of the max_tokens request parameter.", tokens),
     ]
 
 
 def _time_histograms() -> list[Family]:
     per_token = "time_per_output_token_seconds"
     return [
-        _histogram("time_to_first_token_seconds", "Histogram of time to first token in seconds.", _TTFT),
-        _histogram(per_token, "Histogram of time per output token in seconds.", _ITL, until=(0, 15, 1)),
-        _histogram("inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", _ITL, since=(0, 10, 2)),
-        _histogram(f"request_{per_token}", f"Histogram of {per_token} per request.", _ITL, since=(0, 11, 2)),
-        _histogram("e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", _REQUEST),
-        _histogram("request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", _REQUEST),
-        _histogram("request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", _REQUEST),
-        _histogram("request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", _REQUEST),
-        _histogram("request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", _REQUEST),
+        histogram("time_to_first_token_seconds", "Histogram of time to first token in seconds.", _TTFT),
+        histogram(per_token, "Histogram of time per output token in seconds.", _ITL, until=(0, 15, 1)),
+        histogram("inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", _ITL, since=(0, 10, 2)),
+        histogram(f"request_{per_token}", f"Histogram of {per_token} per request.", _ITL, since=(0, 11, 2)),
+        histogram("e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", _REQUEST),
+        histogram("request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", _REQUEST),
+        histogram("request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", _REQUEST),
+        histogram("request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", _REQUEST),
+        histogram("request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", _REQUEST),
     ]
 
 
@@ -181,8 +187,30 @@ def _late_histograms(tokens: tuple[float, ...]) -> list[Family]:
     computed = "Histogram of new KV tokens computed during prefill (excluding cached tokens)."
     times = "Histogram of the number of times a request was preempted."
     return [
-        _histogram("request_num_preemptions", times, _PREEMPTIONS, since=(0, 30)),
-        _histogram("request_prefill_kv_computed_tokens", computed, tokens, since=(0, 12)),
+        histogram("request_num_preemptions", times, _PREEMPTIONS, since=(0, 30)),
+        histogram("request_prefill_kv_computed_tokens", computed, tokens, since=(0, 12)),
+    ]
+
+
+def _connector() -> list[Family]:
+    """What NIXL counts; it came with the names of 0.11.2, expiry of notifications and stages later."""
+    per = "per KV transfer of the NIXL connector."
+    return [
+        gauge(
+            "num_requests_kv_fetch_by_stage",
+            "Number of requests whose KV another instance computed, by stage of its transfer.",
+            label="stage",
+            values=("waiting_to_start", "in_progress", "completed_waiting"),
+            since=(0, 30),
+        ),
+        histogram("nixl_xfer_time_seconds", f"Histogram of seconds {per}", _TRANSFER_S, since=(0, 11, 2)),
+        histogram("nixl_post_time_seconds", f"Histogram of seconds of posting {per}", _POST_S, since=(0, 11, 2)),
+        histogram("nixl_bytes_transferred", f"Histogram of bytes {per}", _TRANSFER_BYTES, since=(0, 11, 2)),
+        histogram("nixl_num_descriptors", f"Histogram of descriptors {per}", _DESCRIPTORS, since=(0, 11, 2)),
+        counter("nixl_num_failed_transfers", "Number of KV transfers that failed.", since=(0, 12)),
+        counter("nixl_num_failed_notifications", "Number of notifications about KV transfers that failed.", since=(0, 12)),
+        counter("nixl_num_kv_expired_reqs", "Number of requests whose KV was given up before anybody fetched it.", since=(0, 12)),
+        counter("nixl_num_notifications_after_expiry", "Number of notifications about KV that was not there any more.", since=(0, 30)),
     ]
 
 

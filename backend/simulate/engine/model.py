@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""`error`: the KV that a decode was to fetch did not come."""
 
 ExtraKeys = tuple[str, ...] | None
 """What, beside its tokens, tells a block from others: the cache salt on a prompt's first block. None: nothing."""
@@ -21,6 +22,7 @@ class BlockStored:
     tokens: list[int]
     extra_keys: list[ExtraKeys]
     session_id: str | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Sequence:
     report_hits: bool = False
     """Publish blocks that were found in the cache too (`kv_cache_report_mode: full`)."""
 
+    hold: bool = False
+    """Keep its blocks under `request_id` when it ends by its limit: somebody else will fetch them (prefill)."""
+    fetch: bool = False
+    """Its prompt's KV comes from another engine before it runs (decode). Cleared when it has come."""
+
     prompt_tokens: int = 0
     """How many of `tokens` are the prompt."""
     hashes: list[bytes] = field(default_factory=list)
@@ -66,6 +73,10 @@ class Sequence:
     """Leading blocks that are in the prefix cache."""
     cached_tokens: int = 0
     """Prompt tokens found in the cache when it was first scheduled."""
+    external_tokens: int = 0
+    """Prompt tokens whose KV another engine computed."""
+    shown_cached: int | None = None
+    """What usage tells instead of `cached_tokens`; None: nothing else."""
     preemptions: int = 0
     seed: int = -1
     """What its answer is drawn from; set by the sampler when it first looks."""
@@ -96,6 +107,12 @@ class CoreSettings:
     max_model_len: int = 131072
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
+    prefix_cache: bool = True
+    """Without it nothing is found again, and nothing told."""
+    tell_copies: bool = True
+    """Events for every physical copy of a cached block (vLLM); else for the first to come and the last to go (a radix tree)."""
+    lease_s: float = 30.0
+    """Seconds that held blocks wait for somebody who fetches them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from backend.simulate.engine.tokenizer import Message, Tokenizer
+from backend.simulate.engine.model import Sequence
+from backend.simulate.engine.tokenizer import Message, Tokenizer, natural_length
 
 Body = Mapping[str, Any]
 
@@ -41,6 +42,8 @@ class Asked:
     cache_salt: str | None
     session_id: str | None
     report_hits: bool
+    transfer: Mapping[str, Any] | None = None
+    """What it says about KV on another engine, as it came."""
 
 
 def read_json(body: bytes, content_type: str) -> dict[str, Any]:
@@ -95,6 +98,23 @@ def read_completion(body: Body, *, chat: bool, tokenizer: Tokenizer, served: str
         cache_salt=body.get("cache_salt"),
         session_id=session or body.get("session_id"),
         report_hits=isinstance(xargs, dict) and xargs.get("kv_cache_report_mode") == "full",
+        transfer=body.get("kv_transfer_params"),
+    )
+
+
+def sequence_of(asked: Asked, request_id: str, *, max_model_len: int, now: float) -> Sequence:
+    """The engine's side of a request; one without a limit ends by itself."""
+    room = max_model_len - len(asked.prompt)
+    limit = asked.max_tokens if asked.max_tokens is not None else min(room, natural_length(asked.prompt))
+    return Sequence(
+        request_id=request_id,
+        tokens=asked.prompt,
+        max_tokens=limit,
+        arrived_at=now,
+        limit_reason="stop" if asked.max_tokens is None and limit < room else "length",
+        cache_salt=asked.cache_salt,
+        session_id=asked.session_id,
+        report_hits=asked.report_hits,
     )
 
 
@@ -113,7 +133,7 @@ def text_prompt(body: Body, tokenizer: Tokenizer) -> list[int]:
     if isinstance(prompt, str) and prompt:
         return tokenizer.encode(prompt)
     if isinstance(prompt, list) and prompt:
-        if not _are_tokens(prompt):
+        if not are_tokens(prompt):
             raise _invalid([_type_problem("prompt", "int_type", "Input should be a valid integer", prompt)], "body.prompt")
         return prompt
     raise _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -124,12 +144,12 @@ def token_list(body: Body) -> list[int]:
     tokens = body.get("tokens")
     if tokens is None:
         raise _invalid([_missing("tokens", body)], "body.tokens")
-    if not isinstance(tokens, list) or not _are_tokens(tokens):
+    if not isinstance(tokens, list) or not are_tokens(tokens):
         raise _invalid([_type_problem("tokens", "int_type", "Input should be a valid integer", tokens)], "body.tokens")
     return tokens
 
 
-def _are_tokens(values: list[Any]) -> bool:
+def are_tokens(values: list[Any]) -> bool:
     """Whether all are token ids; by set and extremes, because prompts have a hundred thousand of them."""
     return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**32)
 
@@ -163,7 +183,7 @@ def _check_fields(body: Body, required: tuple[str, ...]) -> None:
                 problems.append(
                     _type_problem(name, f"{word[:3] if word == 'integer' else word}_type", f"Input should be a valid {word}", value)
                 )
-    for name, kind in (("stream_options", dict), ("cache_salt", str), ("session_id", str)):
+    for name, kind in (("stream_options", dict), ("cache_salt", str), ("session_id", str), ("kv_transfer_params", dict)):
         value = body.get(name)
         if value is not None and not isinstance(value, kind):
             word = "string" if kind is str else "dictionary"

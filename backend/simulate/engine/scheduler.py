@@ -3,6 +3,10 @@
 Owns requests, queue and cache of one engine; never a clock, a socket or a random source. A server calls `begin_step`, waits
 `Step.seconds`, calls `finish_step`; virtual time does the same without waiting. Behaviour: vLLM's V1 scheduler (first come first
 served, chunked prefill, preemption of the youngest), as `specs/engines.md` 3 measured it.
+
+Prefill and decode apart: a prefill's blocks stay `held` when it ends, until they were fetched or their lease is over. A decode
+first gets the blocks of its whole prompt and waits in `fetching` for their content; only then it competes for a seat. Whoever
+moves the KV learns from `fetch_starts` that blocks are there, and answers with `fetched` or `fetch_failed`.
 """
 
 from __future__ import annotations
@@ -11,18 +15,25 @@ from collections import deque
 
 from backend.engines.cost import StepCost
 from backend.simulate.engine.blocks import BlockPool
-from backend.simulate.engine.hashing import BlockHasher, extra_keys
+from backend.simulate.engine.hashing import Hasher, extra_keys
+from backend.simulate.engine.held import HeldBlocks
 from backend.simulate.engine.model import BlockStored, CoreSettings, Event, FinishReason, Sampler, Sequence, Step, StepResult
 
 
 class EngineCore:
     """One engine. `add`, `abort` and `clear_cache` may be called between `begin_step` and `finish_step`."""
 
-    def __init__(self, settings: CoreSettings, hasher: BlockHasher, sampler: Sampler, cost: StepCost, *, speed: float = 1.0) -> None:
+    def __init__(self, settings: CoreSettings, hasher: Hasher, sampler: Sampler, cost: StepCost, *, speed: float = 1.0) -> None:
         self.settings = settings
-        self.blocks = BlockPool(settings.num_blocks)
+        self.blocks = BlockPool(settings.num_blocks, tell_copies=settings.tell_copies)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.fetching: list[Sequence] = []
+        """They have blocks for their prompt, which another engine computed and whose KV is on its way."""
+        self.fetch_starts: list[Sequence] = []
+        """Those of `fetching` that are new there; the caller takes them out."""
+        self.held = HeldBlocks(self.blocks, settings.lease_s)
+        """Blocks of ended requests that wait to be fetched."""
         self._hasher = hasher
         self._sampler = sampler
         self._cost = cost
@@ -30,7 +41,7 @@ class EngineCore:
 
     @property
     def idle(self) -> bool:
-        return not self.running and not self.waiting
+        return not self.running and not self.waiting and not self.fetching
 
     @property
     def kv_usage(self) -> float:
@@ -46,11 +57,28 @@ class EngineCore:
         """Take a request out and free its blocks; False when it had ended before."""
         if sequence.finish_reason is not None:
             return False
-        if sequence in self.running:
-            self.running.remove(sequence)
-        else:
-            self.waiting.remove(sequence)
-        self._finish(sequence, "abort")
+        self._take_out(sequence)
+        self._finish(sequence, "abort", 0.0)
+        return True
+
+    def fetched(self, sequence: Sequence) -> bool:
+        """The KV of a prompt has come: its blocks are cached here from now on. False when the request had ended before."""
+        if sequence not in self.fetching:
+            return False
+        self.fetching.remove(sequence)
+        sequence.fetch = False
+        # The last token is computed again, because its logits were not sent along.
+        sequence.computed = len(sequence.tokens) - 1
+        self._register(sequence, len(sequence.tokens))
+        self.waiting.appendleft(sequence)
+        return True
+
+    def fetch_failed(self, sequence: Sequence) -> bool:
+        """The KV of a prompt will not come: the request ends with an error. False when it had ended before."""
+        if sequence.finish_reason is not None:
+            return False
+        self._take_out(sequence)
+        self._finish(sequence, "error", 0.0)
         return True
 
     def clear_cache(self) -> bool:
@@ -101,7 +129,7 @@ class EngineCore:
             reason = self._end_of(sequence)
             if reason is not None:
                 self.running.remove(sequence)
-                self._finish(sequence, reason)
+                self._finish(sequence, reason, now)
                 finished.append(sequence)
         return StepResult(tokens, finished, events)
 
@@ -110,6 +138,14 @@ class EngineCore:
         admitted: list[Sequence] = []
         while self.waiting and budget > 0 and len(self.running) < self.settings.max_num_seqs:
             sequence = self.waiting[0]
+            if sequence.fetch:
+                if not self._begin_fetch(sequence):
+                    break
+                continue
+            if sequence.blocks:
+                admitted += self._seat_fetched(sequence, work, now)
+                budget -= 1
+                continue
             # At least the last token is computed again: the step must give logits.
             hit = self.blocks.find(sequence.hashes[: (len(sequence.tokens) - 1) // self.settings.block_size])
             cached = len(hit) * self.settings.block_size
@@ -129,6 +165,29 @@ class EngineCore:
             work.append((sequence, count))
             budget -= count
         return admitted
+
+    def _begin_fetch(self, sequence: Sequence) -> bool:
+        """Give a request the blocks that its prompt's KV will come into; False when there are not enough."""
+        hit = self.blocks.find(sequence.hashes[: (len(sequence.tokens) - 1) // self.settings.block_size])
+        needed = self._blocks_for(len(sequence.tokens)) - len(hit)
+        if needed + self.blocks.unreferenced(hit) > self.blocks.free_count:
+            return False
+        self.waiting.popleft()
+        self._use_hit(sequence, hit, len(hit) * self.settings.block_size)
+        sequence.blocks += self.blocks.take(needed)
+        sequence.cached_tokens = sequence.computed
+        sequence.external_tokens = len(sequence.tokens) - sequence.computed
+        self.fetching.append(sequence)
+        self.fetch_starts.append(sequence)
+        return True
+
+    def _seat_fetched(self, sequence: Sequence, work: list[tuple[Sequence, int]], now: float) -> list[Sequence]:
+        """A request whose KV has come joins the batch with its last prompt token."""
+        self.waiting.popleft()
+        self.running.append(sequence)
+        sequence.scheduled_at = now
+        work.append((sequence, len(sequence.tokens) - sequence.computed))
+        return [sequence]
 
     def _use_hit(self, sequence: Sequence, hit: list[int], cached: int) -> None:
         self.blocks.acquire(hit)
@@ -159,15 +218,21 @@ class EngineCore:
     def _register(self, sequence: Sequence, computed: int) -> None:
         """Put blocks that this step fills into the prefix cache, also when another block holds the same already."""
         first, last = sequence.registered, computed // self.settings.block_size
-        if last <= first:
+        if last <= first or not self.settings.prefix_cache:
             return
         self._extend_hashes(sequence)
+        told = first
         for block in range(first, last):
+            if not self.settings.tell_copies and self.blocks.holds(sequence.hashes[block]):
+                self._tell_stored(sequence, told, block)
+                told = block + 1
             self.blocks.register(sequence.blocks[block], sequence.hashes[block])
         sequence.registered = last
-        self._tell_stored(sequence, first, last)
+        self._tell_stored(sequence, told, last)
 
     def _tell_stored(self, sequence: Sequence, first: int, last: int) -> None:
+        if first == last:
+            return
         size = self.settings.block_size
         event: Event = BlockStored(
             hashes=sequence.hashes[first:last],
@@ -175,6 +240,7 @@ class EngineCore:
             tokens=sequence.tokens[first * size : last * size],
             extra_keys=[extra_keys(block, sequence.cache_salt) for block in range(first, last)],
             session_id=sequence.session_id,
+            cache_salt=sequence.cache_salt,
         )
         self.blocks.events.append(event)
 
@@ -189,10 +255,18 @@ class EngineCore:
             return sequence.limit_reason
         return "length" if len(sequence.tokens) >= self.settings.max_model_len else None
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self.blocks.release(sequence.blocks)
+    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
+        if sequence.hold and reason == "length":
+            self.held.add(sequence.request_id, sequence.blocks, sequence.prompt_tokens, now)
+        else:
+            self.blocks.release(sequence.blocks)
         sequence.blocks = []
         sequence.finish_reason = reason
+
+    def _take_out(self, sequence: Sequence) -> None:
+        for place in (self.running, self.fetching, self.waiting):
+            if sequence in place:
+                place.remove(sequence)
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.settings.block_size)

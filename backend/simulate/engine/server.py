@@ -1,29 +1,23 @@
-"""One simulated engine as a process' content: builds the parts, listens, and stops as vLLM does.
+"""One simulated engine as a process' content: builds the parts, listens, and stops as its family does.
 
 On SIGTERM without `shutdown_timeout_s` running answers end with finish_reason "abort" and the process leaves. With it they may
-finish; meanwhile /health says 200 and new requests get 200 with no token and "abort". The parent's death always ends at once.
+finish, and what is held for other engines may be fetched. Meanwhile a vLLM's /health says 200 and new requests get 200 with no token
+and "abort"; an SGLang's /health says 503 and new requests are served. The parent's death always ends at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 
 from backend.core.errors import PortInUse
 from backend.core.life import watch_parent
-from backend.engines.cost import preset
-from backend.simulate.engine.dialect import dialect_of
-from backend.simulate.engine.driver import Driver
-from backend.simulate.engine.hashing import BlockHasher
+from backend.simulate.engine.build import build
 from backend.simulate.engine.http import Clients, Connection
-from backend.simulate.engine.metrics import EngineMetrics
 from backend.simulate.engine.model import Sampler
-from backend.simulate.engine.publisher import Publisher
-from backend.simulate.engine.routes import Routes
-from backend.simulate.engine.scheduler import EngineCore
 from backend.simulate.engine.settings import EngineSettings
-from backend.simulate.engine.tokenizer import load
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +31,12 @@ class EngineServer:
     def __init__(self, settings: EngineSettings, *, sampler: Sampler | None = None) -> None:
         """`sampler` decides the answers; None: the tokenizer's own deterministic words."""
         settings.check()
-        version = settings.version_numbers
-        tokenizer = load(settings.tokenizer)
-        hasher = BlockHasher(algorithm=settings.hash_algorithm, seed=settings.hash_seed, version=version)
-        core = EngineCore(settings.core, hasher, sampler or tokenizer.sample, preset(settings.preset), speed=settings.speed)
-        metrics = EngineMetrics(model=settings.model, version=version, settings=settings.core, algorithm=settings.hash_algorithm)
         self.settings = settings
-        dialect = None
-        self.publisher = None
-        if settings.kv_events is not None:
-            dialect = dialect_of(version, byte_hashes=settings.byte_hashes)
-            self.publisher = Publisher(settings.kv_events, replay_has_topic=dialect.replay_has_topic)
-        self.driver = Driver(core, metrics, self.publisher, dialect)
-        self.routes = Routes(settings, self.driver, tokenizer, self.publisher)
+        parts = build(settings, sampler)
+        self.publisher = parts.publisher
+        self.driver = parts.driver
+        self.routes = parts.routes
+        self.connector = parts.connector
         self._clients = Clients(settings.keep_alive_s)
         self._server: asyncio.Server | None = None
         self._stopped = asyncio.Event()
@@ -65,6 +52,12 @@ class EngineServer:
     async def start(self) -> None:
         """Raises PortInUse."""
         loop = asyncio.get_running_loop()
+        if self.connector is not None:
+            try:
+                await self.connector.start()
+            except PortInUse:
+                self.close()
+                raise
         try:
             self._server = await loop.create_server(
                 lambda: Connection(self.routes.handle, self.routes.observe, self._clients),
@@ -108,11 +101,15 @@ class EngineServer:
             connection.abort()
         if self._server is not None:
             self._server.close()
+        self.driver.close()
+        if self.connector is not None:
+            self.connector.close()
         if self.publisher is not None:
             self.publisher.close()
 
     async def _drain(self) -> None:
-        await _came(self.driver.idle, self.settings.shutdown_timeout_s)
+        patience = self.settings.shutdown_timeout_s
+        await _came(self.driver.idle, None if patience == math.inf else patience)
         self._stopped.set()
 
 
@@ -132,12 +129,12 @@ async def serve(settings: EngineSettings, *, startup_delay_s: float = 0.0) -> No
     watch_parent(server.kill)
     if early.is_set():
         server.kill()
-    log.info("%s, vLLM %s: ready on %s:%d", settings.model, settings.version, settings.host, server.port)
+    log.info("%s, %s %s: ready on %s:%d", settings.model, settings.engine, settings.version, settings.host, server.port)
     await server.run()
 
 
-async def _came(event: asyncio.Event, seconds: float) -> bool:
-    """Whether `event` came within `seconds`."""
+async def _came(event: asyncio.Event, seconds: float | None) -> bool:
+    """Whether `event` came within `seconds`; None: without a limit."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from backend.core.errors import UsageError
 from backend.engines.cost import DEFAULT_PRESET
@@ -14,11 +15,19 @@ from backend.simulate.engine.hashing import Algorithm
 from backend.simulate.engine.model import CoreSettings
 from backend.simulate.engine.publisher import PublisherSettings
 
+Family = Literal["vllm", "sglang"]
+Role = Literal["both", "prefill", "decode"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """One engine process."""
 
+    engine: Family = "vllm"
+    role: Role = "both"
+    """`prefill` and `decode` are one half of a pair and move KV between them."""
+    connector: bool = False
+    """Move KV also where `role` is `both` (vLLM's kv_both)."""
     model: str = "qwen3-8b"
     """Name that requests use."""
     model_root: str = ""
@@ -46,10 +55,23 @@ class EngineSettings:
     """Usage tells cached tokens."""
     server_load_tracking: bool = True
     """/load counts running requests; without it, it says 0."""
+    transfer_port: int = 0
+    """Where other engines fetch KV: vLLM's NIXL side channel, or SGLang's bootstrap server; 0: any free port."""
+    handshake_timeout_s: float = 5.0
+    """A decode gives up after so long when its prefill cannot be reached."""
+    bootstrap_timeout_s: float = 300.0
+    """How long each half of an SGLang pair waits for the other."""
+    health_generates: bool = True
+    """SGLang's /health waits for a token of its own, which takes a second."""
 
     @property
     def version_numbers(self) -> Version:
         return parse_version(self.version)
+
+    @property
+    def disaggregated(self) -> bool:
+        """It moves KV to or from other engines."""
+        return self.connector or self.role != "both"
 
     @property
     def fingerprint(self) -> str:

@@ -67,7 +67,7 @@ async def running_engine(*, sampler: Sampler | None = None, events: bool = False
     given = {"host": HOST, "port": 0, "model": "tiny", "core": SMALL, "hash_seed": "0", "speed": 100.0, **settings}
     server = EngineServer(EngineSettings(**given), sampler=sampler)  # type: ignore[arg-type]
     await server.start()
-    url = f"http://{HOST}:{server.port}"
+    url = f"http://{server.settings.host}:{server.port}"
     try:
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
             yield RunningEngine(server, url, client)

@@ -82,7 +82,7 @@ def test_hits_are_told_too_when_the_request_asks_for_a_full_report():
 
 
 def test_a_cleared_cache_is_told_in_front_of_the_next_step():
-    prompt = json.loads((DATA / "01_prefill.json").read_text())["request"]["json"]["prompt"]
+    prompt = json.loads((DATA / "pd_nixl" / "01_prefill.json").read_text())["request"]["json"]["prompt"]
     core = engine(384)
     assert core.clear_cache()
     assert_same_bytes(batches(core, sequence(prompt, 1)), recorded("20_pd_prefill_P"))

@@ -22,12 +22,19 @@ def prompts(count: int, seed: int) -> list[list[int]]:
     return [shared[: draw.randrange(1, 600)] + [draw.randrange(150_000) for _ in range(draw.randrange(1, 300))] for _ in range(count)]
 
 
-@pytest.mark.parametrize(("version", "block_size"), [("0.9.2", 16), ("0.23.0", 64), ("0.24.0", 64), ("0.32.0", 16)])
-async def test_the_index_knows_after_every_request_what_the_engine_holds(version, block_size):
+ENGINES = [
+    *(("vllm", version, size) for version, size in (("0.9.2", 16), ("0.23.0", 64), ("0.24.0", 64), ("0.32.0", 16))),
+    *(("sglang", version, size) for version, size in (("0.4.10.post2", 16), ("0.5.16", 64), ("0.5.20", 16), ("0.5.23", 64))),
+]
+
+
+@pytest.mark.parametrize(("family", "version", "block_size"), ENGINES, ids=[f"{row[0]}-{row[1]}" for row in ENGINES])
+async def test_the_index_knows_after_every_request_what_the_engine_holds(family, version, block_size):
     index = PrefixIndex(4096)
     asked = prompts(40, seed=block_size)
     heard = 0
-    async with running_engine(events=True, core=TIGHT[block_size], version=version, speed=1000.0) as engine, listening(engine) as listener:
+    settings = {"engine": family, "version": version, "core": TIGHT[block_size], "speed": 1000.0}
+    async with running_engine(events=True, **settings) as engine, listening(engine) as listener:
         for number, prompt in enumerate(asked):
             await engine.complete(prompt=prompt, max_tokens=1 + number % 40)
             for frames in await listener.batches(engine.server.publisher.next_number - heard):

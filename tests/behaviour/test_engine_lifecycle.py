@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -139,6 +140,43 @@ async def test_the_end_of_the_parent_ends_it_at_once_also_while_requests_run():
         assert reasons(await stream) == ["abort"]
 
 
+@pytest.mark.parametrize("family", ["vllm", "sglang"])
+async def test_two_processes_make_a_pair(family):
+    """The command line as fleets use it: a prefill and a decode, the exchange of their family between them."""
+    more = ("--disaggregation-bootstrap-port", str(free_port())) if family == "sglang" else ()
+    asked = {"prompt": list(range(200)), "max_tokens": 5}
+    async with (
+        engine("--engine", family, "--role", "prefill", *more) as prefill,
+        engine("--engine", family, "--role", "decode", "--no-health-generates") as decode,
+        httpx.AsyncClient(timeout=20) as client,
+    ):
+        if family == "sglang":
+            asked |= {"bootstrap_host": HOST, "bootstrap_port": int(more[1]), "bootstrap_room": 2**62}
+            first = asyncio.create_task(client.post(f"{prefill.url}/v1/completions", json=asked))
+        else:
+            ask = {**asked, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+            asked["kv_transfer_params"] = (await client.post(f"{prefill.url}/v1/completions", json=ask)).json()["kv_transfer_params"]
+            first = None
+        answer = (await client.post(f"{decode.url}/v1/completions", json=asked)).json()
+        assert first is None or (await first).status_code == 200
+        text = (await client.get(f"{decode.url}/metrics")).text
+    assert answer["usage"]["completion_tokens"] == 5
+    assert re.search(r"(nixl_xfer_time_seconds|kv_transfer_latency_ms)_count\{.*\} 1.0", text)
+
+
+async def test_a_drained_sglang_finishes_what_runs():
+    async with engine("--engine", "sglang", "--no-health-generates") as process, httpx.AsyncClient(timeout=20) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, process.url, {**CHAT, "max_tokens": 80}, begun))
+        await asyncio.wait_for(begun.wait(), 5)
+        process.popen.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert (await client.get(f"{process.url}/health")).status_code == 503
+        lines = await stream
+        assert await process.ended(5) == 0
+    assert reasons(lines) == ["length"]
+
+
 async def test_the_port_opens_only_when_the_start_is_over():
     started = time.monotonic()
     async with engine("--startup-delay", "1"):
@@ -160,6 +198,7 @@ REFUSED = [
     (["--replay", "tcp://*:0"], 2, "needs --kv-events"),
     (["--tokenizer", "/does/not/exist.json"], 2, "no such file"),
     (["--kv-events", "somewhere"], 2, "is not an endpoint"),
+    (["--engine", "sglang", "--version", "0.4.9", "--kv-events", "tcp://*:0"], 2, "from 0.4.10 on"),
 ]
 
 

@@ -133,7 +133,9 @@ async def test_a_decode_tells_its_blocks_and_counts_where_the_prompt_came_from()
         assert await figure(decode, "nixl_xfer_time_seconds_count") == 1
 
 
-@pytest.mark.parametrize("kept", [("do_remote_prefill", "remote_block_ids", "remote_engine_id", "remote_request_id", "remote_host", "remote_port")])
+@pytest.mark.parametrize(
+    "kept", [("do_remote_prefill", "remote_block_ids", "remote_engine_id", "remote_request_id", "remote_host", "remote_port")]
+)
 async def test_the_least_words_are_enough_and_count_the_whole_prompt_as_cached(kept):
     async with pair() as (prefill, decode):
         params = await prefilled(prefill)
@@ -163,7 +165,9 @@ def nowhere():
     return {"remote_host": OTHER_HOST, "remote_port": free_ports(1, OTHER_HOST)[0]}
 
 
-@pytest.mark.parametrize("changed", [nowhere, lambda: {"remote_engine_id": "another"}, lambda: {"remote_port": 10**6}], ids=["port", "engine", "no_port"])
+@pytest.mark.parametrize(
+    "changed", [nowhere, lambda: {"remote_engine_id": "another"}, lambda: {"remote_port": 10**6}], ids=["port", "engine", "no_port"]
+)
 async def test_a_prefill_that_is_not_found_ends_the_request_with_an_error_and_the_engine_goes_on(changed):
     async with pair(handshake_timeout_s=0.3) as (prefill, decode):
         params = {**await prefilled(prefill), **changed()}

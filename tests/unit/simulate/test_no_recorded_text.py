@@ -17,9 +17,10 @@ def recorded_values() -> set[str]:
             values.add(batch["topic"])
             for event in batch["decoded"][1]:
                 values |= {str(digest) for digest in event.get("block_hashes", [])}
-    for file in DATA.glob("http/*.json"):
+    for file in (*DATA.glob("http/*.json"), *DATA.glob("pd_nixl/*.json")):
         text = file.read_text()
         values |= set(re.findall(r"(?:cmpl|modelperm|vllm-[0-9.]+)-([0-9a-f]{8,16})", text)) | set(re.findall(r"17953\d{5}", text))
+        values |= set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", text)) | set(re.findall(r"remote_port[^0-9]{1,4}(\d+)", text))
     return values | {"quick brown fox", "hello fox", "You are a router"}
 
 

@@ -88,7 +88,7 @@ def read_completion(body: Body, *, chat: bool, tokenizer: Tokenizer, max_model_l
 
 def read_generate(body: Body, *, tokenizer: Tokenizer, max_model_len: int) -> Asked:
     """SGLang's own request: `text` or `input_ids`, and `sampling_params`. Raises SglangRefused."""
-    sampling = body.get("sampling_params") or {}
+    sampling = body["sampling_params"] if body.get("sampling_params") is not None else {}
     if not isinstance(sampling, dict):
         raise invalid("1 validation error: body.sampling_params: Input should be a valid dictionary")
     _check_types(body)
@@ -99,6 +99,14 @@ def read_generate(body: Body, *, tokenizer: Tokenizer, max_model_len: int) -> As
     limit = sampling.get("max_new_tokens", _GENERATE_LIMIT)
     prompt = _prompt(body[name], name, tokenizer)
     return _asked(body, prompt, limit, chat=False, max_model_len=max_model_len, include_usage=False, continuous_usage=False)
+
+
+def read_tokens(body: Body) -> list[int]:
+    """The `tokens` of a detokenize request. Raises SglangRefused."""
+    tokens = body.get("tokens")
+    if not isinstance(tokens, list) or not are_tokens(tokens):
+        raise invalid("1 validation error: body.tokens: Input should be a list of integers")
+    return tokens
 
 
 def read_meeting(body: Body) -> Meeting:

@@ -8,11 +8,13 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from backend.simulate.engine.answers import Answer, Writer
 from backend.simulate.engine.driver import Driver
 from backend.simulate.engine.http import Exchange
 from backend.simulate.engine.publisher import Publisher
-from backend.simulate.engine.requests import Asked, chat_prompt, sequence_of, token_list
+from backend.simulate.engine.requests import Asked, chat_prompt, sequence_of
 from backend.simulate.engine.routing import ANY, GET, POST, Router, reply
 from backend.simulate.engine.settings import EngineSettings, now_seconds
 from backend.simulate.engine.sglang import requests
@@ -138,6 +140,7 @@ class SglangRoutes(Router):
                 "max_total_num_tokens": core.blocks.usable * settings.core.block_size,
                 "internal_states": [{"effective_max_running_requests_per_dp": settings.core.max_num_seqs}],
                 "kv_events": self._event_source(),
+                "kv_events_config": self._event_config(),
                 "startup_time": 0.0,
                 "version": settings.version,
             },
@@ -155,6 +158,14 @@ class SglangRoutes(Router):
             shown["replay_endpoint_port_base"] = int(self._publisher.replay_endpoint.rpartition(":")[2])
         return shown
 
+    def _event_config(self) -> str | None:
+        """The command line's own words, all that versions before the block `kv_events` told."""
+        if self._publisher is None:
+            return None
+        events = self._publisher.settings
+        shown = {"publisher": "zmq", "endpoint": self._publisher.endpoint, "replay_endpoint": self._publisher.replay_endpoint}
+        return msgspec.json.encode({**shown, "buffer_steps": events.buffer_steps, "topic": events.topic}).decode()
+
     def _loads(self, exchange: Exchange) -> None:
         core = self.driver.core
         size = self.settings.core.block_size
@@ -169,7 +180,7 @@ class SglangRoutes(Router):
         reply(exchange, {"tokens": tokens, "count": len(tokens), "max_model_len": self.settings.core.max_model_len})
 
     def _detokenize(self, exchange: Exchange) -> None:
-        reply(exchange, {"text": self._tokenizer.decode(token_list(self._body(exchange)))})
+        reply(exchange, {"text": self._tokenizer.decode(requests.read_tokens(self._body(exchange)))})
 
     def _flush(self, exchange: Exchange) -> None:
         """Nothing is flushed while requests are there."""

@@ -28,11 +28,11 @@ def recorded(name):
 
 
 @asynccontextmanager
-async def pair(**more):
-    """A prefill and a decode on an address each."""
+async def pair(*, decode_speed=100.0, **more):
+    """A prefill and a decode on an address each; a slow decode's transfers take long too."""
     async with (
         running_engine(role="prefill", events=True, **more) as prefill,
-        running_engine(role="decode", host=OTHER_HOST, **more) as decode,
+        running_engine(role="decode", host=OTHER_HOST, **{"speed": decode_speed, **more}) as decode,
     ):
         yield prefill, decode
 
@@ -190,7 +190,7 @@ async def test_a_stream_that_has_begun_ends_with_the_error():
 
 
 async def test_a_prefill_that_dies_in_the_middle_takes_its_kv_along():
-    async with pair(speed=0.01, preset="cpu-tiny") as (prefill, decode):
+    async with pair(decode_speed=0.01) as (prefill, decode):
         params = await prefilled(prefill)
         asked = asyncio.create_task(decode.client.post("/v1/completions", json={"prompt": PROMPT, "kv_transfer_params": params}))
         assert await until(lambda: decode.server.driver.core.fetching)
@@ -220,7 +220,7 @@ async def test_a_lease_stands_still_while_a_decode_waits_for_room():
 
 
 async def test_a_client_that_leaves_a_decode_leaves_the_blocks_to_the_lease():
-    async with pair(speed=0.01, preset="cpu-tiny") as (prefill, decode):
+    async with pair(decode_speed=0.01) as (prefill, decode):
         params = await prefilled(prefill)
         asked = asyncio.create_task(decode.client.post("/v1/completions", json={"prompt": PROMPT, "kv_transfer_params": params}))
         assert await until(lambda: decode.server.driver.core.fetching)
@@ -245,10 +245,12 @@ async def test_the_role_is_told_as_vllm_names_it(role, told):
 async def test_a_prefill_that_drains_keeps_what_is_to_be_fetched():
     async with pair(shutdown_timeout_s=5.0) as (prefill, decode):
         params = await prefilled(prefill)
+        ended = asyncio.create_task(prefill.server.run())
         prefill.server.stop()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
+        assert not ended.done()
         await decode.complete(prompt=PROMPT, max_tokens=1, kv_transfer_params=params)
-        await asyncio.wait_for(prefill.server.run(), 2)
+        await asyncio.wait_for(ended, 2)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ NAMES = [
     *("kv_transfer_speed_gb_s", "num_transfer_failed_reqs_total", "page_size", "time_to_first_token_seconds"),
     *("inter_token_latency_seconds", "e2e_request_latency_seconds", "queue_time_seconds", "prompt_tokens_total"),
     *("generation_tokens_total", "cached_tokens_total", "num_requests_total", "num_aborted_requests_total"),
-    *("evicted_tokens_total"),
+    "evicted_tokens_total",
 ]
 
 
@@ -256,6 +256,20 @@ async def test_while_it_drains_health_says_so_and_requests_are_served_until_none
         assert late["choices"][0]["finish_reason"] == "length"
         assert (await running)["usage"]["completion_tokens"] == 60
         await asyncio.wait_for(engine.server.run(), 2)
+
+
+@pytest.mark.parametrize("named", [{"rid": "mine"}, {"abort_all": True}], ids=["by_name", "all"])
+async def test_an_aborted_request_ends_with_what_it_has(named):
+    async with sglang(speed=1.0) as engine:
+        asked = asyncio.create_task(engine.complete(prompt=[1, 2, 3], max_tokens=400, rid="mine"))
+        assert await until(lambda: engine.server.driver.core.running and engine.server.driver.core.running[0].generated > 2)
+        await engine.client.post("/abort_request", json={"rid": "another"})
+        assert not asked.done()
+        await engine.client.post("/abort_request", json=named)
+        answer = await asked
+        assert engine.server.driver.core.idle
+    assert answer["choices"][0]["finish_reason"] == "abort"
+    assert 0 < answer["usage"]["completion_tokens"] < 400
 
 
 async def test_paused_engines_generate_nothing_until_they_go_on():

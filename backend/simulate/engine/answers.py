@@ -53,7 +53,8 @@ class Answer:
 
     def token(self, token: int) -> None:
         if self.writer.stream:
-            self._begin()
+            if not self._begun:
+                self._begin()
             self.exchange.send(self.writer.chunk(self.sequence, self._detokenizer.push(token), token))
 
     def end(self, *, aborted: bool = False) -> None:
@@ -62,7 +63,8 @@ class Answer:
             text = self._tokenizer.decode(self.sequence.tokens[self.sequence.prompt_tokens :])
             self.exchange.reply(200, self.writer.whole(self.sequence, text))
             return
-        self._begin()
+        if not self._begun:
+            self._begin()
         self.exchange.send(self.writer.tail(self.sequence, aborted=aborted) + DONE)
         self.exchange.end_stream()
 
@@ -76,6 +78,5 @@ class Answer:
         self.exchange.end_stream()
 
     def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            self.exchange.begin_stream(EVENT_STREAM)
+        self._begun = True
+        self.exchange.begin_stream(EVENT_STREAM)

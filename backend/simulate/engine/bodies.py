@@ -165,7 +165,8 @@ class VllmWriter:
         return whole_body(self._head, self._asked, sequence, text, self._counts(sequence, whole=True), self.transfer)
 
     def chunk(self, sequence: Sequence, piece: str, token: int) -> bytes:
-        return self._role(sequence) + self._chunks.text(sequence, piece, token, sequence.finish_reason, self._running(sequence))
+        text = self._chunks.text(sequence, piece, token, sequence.finish_reason, running_usage(self._asked, sequence, sequence.generated))
+        return text if self._begun else self._role(sequence) + text
 
     def tail(self, sequence: Sequence, *, aborted: bool) -> bytes:
         last = self._role(sequence) + self._chunks.text(sequence, "", None, "abort", self._running(sequence)) if aborted else b""

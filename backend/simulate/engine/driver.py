@@ -108,15 +108,19 @@ class Driver:
         if answer is not None:
             answer.end()
 
-    def abort_all(self) -> None:
-        """End every answer with what it has, as a vLLM that is told to stop."""
+    def abort_all(self, request_id: str | None = None) -> None:
+        """End every answer with what it has, as an engine that is told to stop; or only that of one request."""
         for answer in list(self._answers.values()):
-            if self.core.abort(answer.sequence):
-                self._ended(answer.sequence, time.monotonic())
-            self._gone(answer.sequence)
+            sequence = answer.sequence
+            if request_id not in (None, sequence.request_id):
+                continue
+            if self.core.abort(sequence):
+                self._ended(sequence, time.monotonic())
+            self._gone(sequence)
+            self._forget(sequence)
             answer.end(aborted=True)
-        self._answers.clear()
         self._settle()
+        self._kick()
 
     def close(self) -> None:
         if self._lease is not None:

@@ -43,9 +43,9 @@ class Figures(Protocol):
 def mark_tokens(result: StepResult, now: float) -> None:
     """Note when each sequence of a step got its first and its latest token."""
     for sequence, _ in result.tokens:
+        sequence.last_token_at = now
         if sequence.first_token_at is None:
             sequence.first_token_at = now
-        sequence.last_token_at = now
 
 
 class VllmFigures:

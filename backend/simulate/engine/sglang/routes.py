@@ -63,6 +63,7 @@ class SglangRoutes(Router):
             "/detokenize": (POST, self._detokenize),
             "/v1/detokenize": (POST, self._detokenize),
             "/flush_cache": (ANY, self._flush),
+            "/abort_request": (POST, self._abort),
             "/pause_generation": (POST, self._pause),
             "/continue_generation": (POST, self._continue),
         }
@@ -186,6 +187,15 @@ class SglangRoutes(Router):
         """Nothing is flushed while requests are there."""
         flushed = self.driver.core.idle and self.driver.core.clear_cache()
         exchange.reply(200 if flushed else 400, b"Cache flushed.\n" if flushed else b"Requests are running or waiting.\n", _TEXT)
+
+    def _abort(self, exchange: Exchange) -> None:
+        """What the request has so far is its answer. A half of a pair is known by its room, and not aborted by its name."""
+        body = self._body(exchange)
+        if body.get("abort_all"):
+            self.driver.abort_all()
+        elif isinstance(body.get("rid"), str):
+            self.driver.abort_all(body["rid"])
+        exchange.reply(200)
 
     def _pause(self, exchange: Exchange) -> None:
         self.driver.pause()

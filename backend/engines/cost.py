@@ -60,6 +60,27 @@ class TransferCost:
         return self.base_s + self.bytes_per_token * tokens / self.bytes_per_s
 
 
+class Link:
+    """Transfers that share one engine's link: each begins when those before it are through."""
+
+    def __init__(self, cost: TransferCost, *, speed: float = 1.0) -> None:
+        """`speed` divides all times, as it does those of steps."""
+        self._cost = cost
+        self._speed = speed
+        self._free_at = 0.0
+
+    def seconds(self, now: float, tokens: int) -> float:
+        """How long a transfer that begins now will take.
+
+        >>> link = Link(TransferCost(0.5, 100, 1000.0))
+        >>> link.seconds(0.0, 10), link.seconds(0.0, 10), link.seconds(5.0, 10)
+        (1.5, 2.5, 1.5)
+        """
+        bytes_s = self._cost.bytes_per_token * tokens / self._cost.bytes_per_s / self._speed
+        self._free_at = max(now, self._free_at) + bytes_s
+        return self._free_at - now + self._cost.base_s / self._speed
+
+
 TRANSFERS: dict[str, TransferCost] = {
     # 36 layers, 8 KV heads of 128 in bf16, over one 400 Gbit/s link at 80 %; the base is a handshake that exists already.
     "h20-qwen3-8b": TransferCost(0.003, 147_456, 40e9),

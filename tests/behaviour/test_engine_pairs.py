@@ -198,6 +198,17 @@ async def test_a_prefill_that_dies_in_the_middle_takes_its_kv_along():
         assert (await asked).status_code == 500
 
 
+async def test_transfers_to_one_decode_share_its_link():
+    """A slow link: two prompts at once take as long as one after the other."""
+    async with pair(decode_speed=0.05) as (prefill, decode):
+        given = [await prefilled(prefill, prompt=list(range(start, start + 480))) for start in (0, 1000)]
+        asked = [{"prompt": list(range(start, start + 480)), "max_tokens": 1} for start in (0, 1000)]
+        await asyncio.gather(*(decode.complete(**one, kv_transfer_params=told) for one, told in zip(asked, given, strict=True)))
+        slowest = decode.server.driver.figures.metrics.histograms["nixl_xfer_time_seconds"].sum
+    base, each = 0.003 / 0.05, 480 * 147_456 / 40e9 / 0.05
+    assert slowest == pytest.approx(2 * base + 3 * each, rel=0.1)
+
+
 async def test_nobody_comes_and_the_lease_ends():
     core = CoreSettings(block_size=32, num_blocks=64, max_model_len=512, max_num_seqs=8, lease_s=0.2)
     async with running_engine(role="prefill", core=core) as prefill:

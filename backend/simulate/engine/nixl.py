@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from backend.engines.cost import transfer
+from backend.engines.cost import Link, transfer
 from backend.simulate.engine.answers import Answer
 from backend.simulate.engine.bodies import VllmWriter
 from backend.simulate.engine.channel import ChannelServer, TransferFailed, Wanted, fetch
@@ -49,6 +50,7 @@ class NixlConnector:
         self._version = settings.version_numbers
         self._driver = driver
         self._cost = transfer(settings.preset)
+        self._link = Link(self._cost, speed=settings.speed)
         self._server = ChannelServer(settings.host, settings.transfer_port, self)
         self._fetches: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
 
@@ -129,7 +131,7 @@ class NixlConnector:
                 int(params["remote_port"]),
                 wanted,
                 room=room,
-                travel_s=lambda: self._cost.seconds(sequence.external_tokens) / self._settings.speed,
+                travel_s=lambda: self._link.seconds(time.monotonic(), sequence.external_tokens),
                 handshake_s=self._settings.handshake_timeout_s,
                 wait_s=self._settings.handshake_timeout_s + 1,
             )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import msgspec
 
 from backend.core.errors import PortInUse
-from backend.engines.cost import transfer
+from backend.engines.cost import Link, transfer
 from backend.simulate.engine.answers import Answer
 from backend.simulate.engine.channel import ChannelServer, TransferFailed, Wanted, fetch, fetch_json
 from backend.simulate.engine.driver import Driver
@@ -56,6 +57,7 @@ class BootstrapConnector:
         self._settings = settings
         self._driver = driver
         self._cost = transfer(settings.preset)
+        self._link = Link(self._cost, speed=settings.speed)
         self._ranks = ChannelServer(settings.host, 0, self)
         self._clients = Clients(settings.keep_alive_s)
         self._bootstrap: asyncio.Server | None = None
@@ -203,7 +205,7 @@ class BootstrapConnector:
                 rank.rank_port,
                 Wanted(str(meeting.room)),
                 room=room,
-                travel_s=lambda: self._cost.seconds(sequence.external_tokens) / settings.speed,
+                travel_s=lambda: self._link.seconds(time.monotonic(), sequence.external_tokens),
                 handshake_s=settings.handshake_timeout_s,
                 wait_s=settings.bootstrap_timeout_s,
             )

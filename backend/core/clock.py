@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -22,6 +23,21 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class LoopClock:
+    """The running loop's clock, so that virtual time of a loop moves both readings. `epoch`: seconds since 1970 at loop time 0."""
+
+    def __init__(self, epoch: float | None = None) -> None:
+        self._epoch = epoch
+
+    def now(self) -> float:
+        if self._epoch is None:
+            self._epoch = time.time() - self.monotonic()
+        return self._epoch + self.monotonic()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 class ManualClock:

@@ -90,6 +90,8 @@ class Supervisor:
             started = loop.time()
             try:
                 await body()
+                if self._tasks.get(name) is asyncio.current_task():
+                    del self._tasks[name]  # or names that are used once would gather
                 return
             except asyncio.CancelledError:
                 raise

@@ -6,9 +6,10 @@ Pure, but for one look at the machine.
 
 from __future__ import annotations
 
+import heapq
 import socket
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from backend.core.errors import UsageError
 
@@ -32,6 +33,22 @@ class Address:
     replay_port: int = REPLAY_PORT
 
 
+class AddressSpace(Protocol):
+    """The addresses that one runtime gives out, numbered from 0."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def own_ports(self) -> bool:
+        """Whether each pod has an IP of its own, and so may choose its ports."""
+        ...
+
+    def at(self, slot: int) -> Address: ...
+
+    def slot_of(self, ip: str, port: int) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Space:
     """The addresses of one stack."""
@@ -40,6 +57,11 @@ class Space:
     """First three numbers; empty: one address, many ports."""
     port_base: int
     http_port: int = HTTP_PORT
+    capacity: int = LARGEST_FLEET
+
+    @property
+    def own_ports(self) -> bool:
+        return bool(self.subnet)
 
     def at(self, slot: int) -> Address:
         """Address of the pod in `slot`, counted from 0."""
@@ -50,7 +72,26 @@ class Space:
 
     def slot_of(self, ip: str, port: int) -> int | None:
         """The slot that an earlier run gave out as `ip` and `port`; None when it is none of ours."""
-        return next((slot for slot in range(LARGEST_FLEET) if (self.at(slot).ip, self.at(slot).http_port) == (ip, port)), None)
+        for slot in range(self.capacity):
+            address = self.at(slot)
+            if address.ip == ip and (self.own_ports or address.http_port == port):
+                return slot
+        return None
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Addresses for pods that never listen: 10.0.0.0/8, as in many clusters."""
+
+    capacity: int = 60_000
+    own_ports: bool = True
+
+    def at(self, slot: int) -> Address:
+        return Address(f"10.{slot >> 15 & 255}.{slot >> 7 & 255}.{(slot & 127) + 1}")
+
+    def slot_of(self, ip: str, port: int) -> int | None:
+        del ip, port
+        return None  # nothing of it outlives a process
 
 
 def subnet_of(port_base: int) -> str:
@@ -68,15 +109,53 @@ def can_bind(ip: str) -> bool:
     return True
 
 
-def assign(names: Iterable[str], held: Mapping[str, int]) -> dict[str, int]:
-    """Slots by pod name: those in `held` stay, others get the lowest free ones in order. Raises UsageError when there are too many."""
-    names = list(names)
-    if len(names) > LARGEST_FLEET:
-        raise UsageError(f"The fleet has {len(names)} pods, one stack runs at most {LARGEST_FLEET}.", fix="Lower `replicas`.")
-    slots = {name: held[name] for name in names if name in held}
-    taken = set(held.values())
-    free = (slot for slot in range(LARGEST_FLEET + len(held)) if slot not in taken)
-    for name in names:
-        if name not in slots:
-            slots[name] = next(free)
-    return slots
+class Slots:
+    """Who holds which slot. A name keeps its slot until it is released; new ones get the lowest free one."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._held: dict[str, int] = {}
+        self._free: list[int] = []
+        self._next = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def __getitem__(self, name: str) -> int:
+        return self._held[name]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def names(self) -> set[str]:
+        return set(self._held)
+
+    def take(self, name: str, slot: int | None = None) -> int:
+        """The slot of `name`, now its own; `slot`: the one that it had in an earlier run. Raises UsageError when all are held."""
+        if name not in self._held:
+            self._held[name] = self._lowest() if slot is None else self._this(slot)
+        return self._held[name]
+
+    def release(self, name: str) -> None:
+        slot = self._held.pop(name, None)
+        if slot is not None:
+            heapq.heappush(self._free, slot)
+
+    def _lowest(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        if self._next >= self.capacity:
+            raise UsageError(f"One stack runs at most {self.capacity} pods, and so many are there.", fix="Lower `replicas`.")
+        self._next += 1
+        return self._next - 1
+
+    def _this(self, slot: int) -> int:
+        """`slot`, or the lowest free one where a record gave one address to two."""
+        while self._next <= slot:
+            heapq.heappush(self._free, self._next)
+            self._next += 1
+        if slot not in self._free:
+            return self._lowest()
+        self._free.remove(slot)
+        heapq.heapify(self._free)
+        return slot

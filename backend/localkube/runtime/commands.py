@@ -36,7 +36,7 @@ _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 def argv(spec: PodSpec, address: Address, engines: Mapping[str, Sequence[str]]) -> list[str]:
     """The command line of a pod. Raises ConfigError for an engine without a row or a row with an unknown {place}."""
-    row = engines.get(spec.engine)
+    row = spec.command or engines.get(spec.engine)
     if row is None:
         known = ", ".join(sorted(engines)) or "none"
         raise ConfigError(f"nobody knows how to start engine {spec.engine!r}", field="engine", fix=f"Known engines: {known}.")

@@ -8,12 +8,47 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
+RestartPolicy = Literal["Always", "OnFailure", "Never"]
+
+
+class ProbeKind(StrEnum):
+    """What a probe decides: that the start is over, whether requests may come, whether the process must be replaced."""
+
+    STARTUP = "startup"
+    READINESS = "readiness"
+    LIVENESS = "liveness"
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """How one kind of probe asks. Names and meaning are Kubernetes'; durations in seconds."""
+
+    path: str | None = "/health"
+    """Path of a GET; None: opening a connection is enough."""
+    port: int = 0
+    """0: the pod's HTTP port."""
+    period_s: float = 10.0
+    timeout_s: float = 1.0
+    initial_delay_s: float = 0.0
+    successes: int = 1
+    """Good answers in a row that make it pass."""
+    failures: int = 3
+    """Bad answers in a row that make it fail."""
+
+
+class Probes(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's probes. Without a startup probe the start is over at once, without a liveness probe nothing is taken for hung."""
+
+    readiness: Probe
+    startup: Probe | None = None
+    liveness: Probe | None = None
+
 
 class PodSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One pod as the fleet file wants it. Two specs with the same `digest` need no restart between them."""
+    """One program as the fleet file, or a container of a Pod, wants it. Two specs with the same `digest` need no restart between them."""
 
     name: str
     engine: str = "vllm"
@@ -28,7 +63,19 @@ class PodSpec(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float | None = None
     """Seconds from SIGTERM to SIGKILL; None: the runtime's own."""
     startup_s: float = 600.0
-    """Seconds until a pod that never became ready is started anew. Real engines load weights for minutes."""
+    """Seconds until a pod that never became ready is started anew; 0: never. Real engines load weights for minutes."""
+    image: str = ""
+    command: list[str] = []
+    """The whole command line with its {places}; empty: the engine's row of the command table."""
+    pod: str = ""
+    """Name of the pod whose address it shares; empty: it has one of its own."""
+    port: int = 0
+    """Where it answers HTTP; 0: the port of the address space."""
+    probes: Probes | None = None
+    """None: /health, as often and as patiently as the runtime likes."""
+    leave_s: float | None = None
+    """Seconds from "not ready" to SIGTERM (a preStop sleep); None: the runtime's own."""
+    restart: RestartPolicy = "Always"
 
     @property
     def digest(self) -> str:
@@ -47,6 +94,8 @@ class Phase(StrEnum):
     """Announced as not ready, so that routers stop choosing it; not yet told itself."""
     ENDING = "ending"
     """Has had SIGTERM."""
+    DONE = "done"
+    """Ended, and its restart policy leaves it so."""
 
 
 RUNNING = frozenset({Phase.STARTING, Phase.READY, Phase.UNREADY, Phase.LEAVING, Phase.ENDING})
@@ -57,6 +106,19 @@ class Goal(StrEnum):
 
     RUN = "run"
     REMOVE = "remove"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process before this one ended. Times are seconds since 1970."""
+
+    code: int | None
+    """Exit code, negative: the signal that ended it; None: unknown, since it was not our child."""
+    reason: str
+    started_at: float
+    ended_at: float
+    number: int = 0
+    """Of the process."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +145,16 @@ class Tracked:
     planned: bool = False
     """The process ends because we asked: no back-off, not counted as a crash."""
     reason: str = ""
+    began: float = 0.0
+    """Start of the process."""
+    started: bool = False
+    """Its start is over: the startup probe passed, or there is none."""
+    successes: int = 0
+    """Probes passed in a row, while it is not ready."""
+    liveness_failures: int = 0
+    kill_at: float = 0.0
+    """SIGKILL is due then at the latest; 0: after the spec's own grace."""
+    ended: Ended | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +189,8 @@ class Unwanted:
     """The fleet file no longer has it, or the whole stack ends (`at_once`: nobody is left to be told first)."""
 
     at_once: bool = False
+    grace_s: float | None = None
+    """Seconds until SIGKILL, leaving included; None: as the spec says. A shorter one may follow."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +222,10 @@ class Exited:
     """Its process is gone, or could not be started."""
 
     reason: str
+    code: int | None = 1
+    """As in `Ended`."""
+    at: float = 0.0
+    """Seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +234,7 @@ class Probed:
 
     ok: bool
     reason: str = ""
+    kind: ProbeKind = ProbeKind.READINESS
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The runtime itself: carries what `steps` decides out to processes, and what happens to processes back to `steps`.
+"""The runtime itself: carries what `steps` decides out to a host of programs, and what happens to programs back to `steps`.
 
-Owns the pods' processes, their probes and timers, and STATE/pods.json. Decides nothing. Not thread-safe: one event loop.
+Owns the pods' addresses, probes and timers, and STATE/pods.json. Decides nothing. Not thread-safe: one event loop.
 """
 
 from __future__ import annotations
@@ -8,19 +8,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.api.fleet import Pod
-from backend.core import life, processes
 from backend.core.clock import Clock, SystemClock
-from backend.core.errors import ConfigError, EnvironmentProblem, NotFound
+from backend.core.errors import ConfigError, EnvironmentProblem, NotFound, UsageError
 from backend.core.supervise import Supervisor
-from backend.localkube.runtime import addresses, commands, podlogs, probes, record, steps
+from backend.localkube.runtime import addresses, probes, probing, record, steps
+from backend.localkube.runtime.hosts import Host, Report
 from backend.localkube.runtime.model import (
     Action,
     Adopted,
@@ -29,18 +26,18 @@ from backend.localkube.runtime.model import (
     Limits,
     Phase,
     PodSpec,
+    Probed,
+    ProbeKind,
     RestartAsked,
-    Started,
     Tick,
     Tracked,
     Unwanted,
     Wanted,
 )
+from backend.localkube.runtime.processhost import ProcessHost
 
 log = logging.getLogger(__name__)
 
-_PROBED = frozenset({Phase.STARTING, Phase.READY, Phase.UNREADY})
-_READY_PROBES_SLOWER = 4
 _WRITE_AGAIN_S = 1.0
 
 
@@ -49,67 +46,109 @@ class RuntimeOptions:
     """What the runtime needs to know, all of it."""
 
     state: Path
-    space: addresses.Space
-    engines: Mapping[str, Sequence[str]]
+    space: addresses.AddressSpace
+    engines: Mapping[str, Sequence[str]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     probe_s: float = 0.25
     stack: str = ""
 
 
 class PodRuntime:
-    """Keeps the wanted pods running. `want` may be called again and again; `close` ends them all."""
+    """Keeps the wanted pods running: a whole fleet by `want`, or one by one by `run` and `remove`. `close` ends them all."""
 
-    def __init__(self, options: RuntimeOptions, tasks: Supervisor, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        options: RuntimeOptions,
+        tasks: Supervisor,
+        clock: Clock | None = None,
+        *,
+        host: Host | None = None,
+        on_change: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_change` hears the name of every pod about which something changed, also when it is gone."""
         self.options = options
         self.write_failures = 0
         self.restarts = 0
+        self.on_change = on_change
         self._tasks = tasks
         self._clock = clock or SystemClock()
+        self.host: Host = host or ProcessHost(options.state, options.engines, options.stack, self._clock)
         self._pods: dict[str, Tracked] = {}
-        self._slots: dict[str, int] = {}
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._slots = addresses.Slots(options.space.capacity)
+        self._reserved: set[str] = set()
         self._probing: set[str] = set()
-        self._watches: dict[str, Callable[[], None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._written: list[Pod] | None = None
         self._write_handle: asyncio.Handle | None = None
         self._changed = asyncio.Event()
-        (options.state / "pods").mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # What others ask for
 
     def want(self, specs: Sequence[PodSpec]) -> None:
-        """Make the fleet these pods: others leave, changed ones start anew."""
-        self._slots |= addresses.assign([spec.name for spec in specs], self._slots)
+        """Make the fleet these pods: others leave, changed ones start anew. Raises UsageError when there are too many."""
         wanted = {spec.name: spec for spec in specs}
+        if len(self._slots) + sum(name not in self._slots for name in wanted) > self._slots.capacity:
+            raise UsageError(f"One stack runs at most {self._slots.capacity} pods, with those that leave.", fix="Lower `replicas`.")
         for name in [name for name in self._pods if name not in wanted]:
             self._apply(name, Unwanted())
-        for name, spec in wanted.items():
-            if name not in self._pods:
-                self._pods[name] = steps.fresh(spec, self._clock.monotonic())
-                self._probe_from_now_on(name)
-            self._apply(name, Wanted(spec))
+        for spec in wanted.values():
+            self.run(spec)
+
+    def run(self, spec: PodSpec, *, restarts: int = 0) -> None:
+        """Keep one pod running, like this. `restarts`: how often it was, when we don't know it. Raises UsageError without an address."""
+        name = spec.name
+        self._slots.take(spec.pod or name)
+        if name not in self._pods:
+            self._pods[name] = steps.fresh(spec, self._clock.monotonic(), restarts)
+            self._probe_from_now_on(name)
+        self._apply(name, Wanted(spec))
+
+    def remove(self, name: str, *, grace_s: float | None = None) -> None:
+        """End one pod for good, SIGKILL after `grace_s` (None: as its spec says); unknown names are fine."""
+        self._apply(name, Unwanted(grace_s=grace_s))
+
+    def reserve(self, name: str) -> addresses.Address:
+        """Hold an address for the programs that name it as `PodSpec.pod`, until `release`. Raises UsageError."""
+        self._reserved.add(name)
+        return self.options.space.at(self._slots.take(name))
+
+    def release(self, name: str) -> None:
+        self._reserved.discard(name)
+        self._slots.release(name)
+
+    def tracked(self, name: str) -> Tracked | None:
+        """Everything about one pod as it is now."""
+        return self._pods.get(name)
+
+    def recall(self) -> list[str]:
+        """Give programs that an earlier runtime recorded their addresses again; their names. Call before `reserve` and `adopt`."""
+        recorded = record.read(self.file) if self.host.lasting else []
+        for pod in recorded:
+            slot = self.options.space.slot_of(pod.ip, pod.port)
+            if slot is not None:
+                self._slots.take(record.shares(pod), slot)
+        return [pod.name for pod in recorded]
 
     def adopt(self, specs: Sequence[PodSpec]) -> list[str]:
-        """Take over processes that an earlier runtime left; gives their names. Call once, before `want`."""
+        """Take over programs that an earlier runtime left; gives their names. Call once, before `want` and `run`."""
+        if not self.host.lasting:
+            return []
         wanted = {spec.name: spec for spec in specs}
+        self.recall()
         adopted = []
         for pod in record.read(self.file):
-            slot = self.options.space.slot_of(pod.ip, pod.port)
-            if slot is None or not record.still_runs(pod):
+            if record.shares(pod) not in self._slots or not self.host.adopt(pod, self._reporter(pod.name)):
                 continue
             spec = wanted.get(pod.name)
             same = spec is not None and spec.digest == pod.labels.get(record.DIGEST_LABEL)
-            self._slots[pod.name] = slot
-            self._pods[pod.name] = steps.fresh(spec if same and spec else record.former_spec(pod), self._clock.monotonic())
+            known = spec if same and spec else record.former_spec(pod)
+            self._pods[pod.name] = steps.fresh(known, self._clock.monotonic())
             self._probe_from_now_on(pod.name)
-            self._watches[pod.name] = processes.watch_exit(pod.pid, functools.partial(self._ended, pod.name, pod.pid))
             self._apply(pod.name, Adopted(pod.pid, pod.started_at, pod.restarts, pod.ready))
             adopted.append(pod.name)
-        known = {pod.pid for pod in self._pods.values()}
-        for pid in record.strays(self.options.stack, known) if self.options.stack else []:
-            log.warning("process %d is a pod of this stack that no record names: ended", pid)
-            processes.signal_group(pid, signal.SIGKILL)
+        for name in self._slots.names() - {pod.spec.pod or pod.spec.name for pod in self._pods.values()} - self._reserved:
+            self._slots.release(name)  # recorded, but gone meanwhile
+        self.host.sweep({pod.pid for pod in self._pods.values()})
         return adopted
 
     def restart(self, name: str) -> None:
@@ -120,8 +159,7 @@ class PodRuntime:
 
     def pods(self) -> list[Pod]:
         """All pods as they are now, by name."""
-        space = self.options.space
-        return [record.listed(pod, space.at(self._slots[name])) for name, pod in sorted(self._pods.items())]
+        return [record.listed(pod, self._address(pod.spec)) for _, pod in sorted(self._pods.items())]
 
     async def close(self, *, patience_s: float = 3.0) -> None:
         """End all pods: SIGTERM, and SIGKILL after `patience_s`."""
@@ -132,7 +170,7 @@ class PodRuntime:
         while self._pods and loop.time() < give_up + 1.0:
             if loop.time() >= give_up:
                 for pod in self._pods.values():
-                    self._kill(pod)
+                    self.host.kill(pod)
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), 0.2)
@@ -140,13 +178,14 @@ class PodRuntime:
                 pass
         for timer in self._timers.values():
             timer.cancel()
-        self._write()
+        if self.host.lasting:
+            self._write()
 
     @property
     def file(self) -> Path:
         return self.options.state / "pods.json"
 
-    # From a decision to the processes
+    # From a decision to the programs
 
     def _apply(self, name: str, event: Event) -> None:
         pod = self._pods.get(name)
@@ -163,58 +202,40 @@ class PodRuntime:
             self._act(name, result.pod, action)
         self._arm(name)
         self._schedule_write()
+        if result.pod != pod or Action.FORGET in result.actions:
+            self.on_change(name)
 
     def _act(self, name: str, pod: Tracked, action: Action) -> None:
         match action:
             case Action.START:
                 self._start(name, pod.spec)
             case Action.TERMINATE:
-                # The process itself only, as in a container: what it started is its own business until SIGKILL.
-                try:
-                    os.kill(pod.pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    pass
+                self.host.terminate(pod)
             case Action.KILL:
-                self._kill(pod)
+                self.host.kill(pod)
             case Action.FORGET:
                 self._forget(name)
 
     def _start(self, name: str, spec: PodSpec) -> None:
         try:
-            child = self._spawn(spec, self.options.space.at(self._slots[name]))
+            started = self.host.start(spec, self._address(spec), self._reporter(name))
         except (OSError, EnvironmentProblem, ConfigError) as error:
-            self._apply(name, Exited(f"could not be started: {error}"))
+            self._apply(name, Exited(f"could not be started: {error}", at=self._clock.now()))
             return
-        self._children[child.pid] = child
-        self._watches[name] = processes.watch_exit(child.pid, functools.partial(self._ended, name, child.pid))
-        self._apply(name, Started(child.pid, processes.started_at(child.pid) or self._clock.now()))
+        self._apply(name, started)
 
-    def _spawn(self, spec: PodSpec, address: addresses.Address) -> subprocess.Popen[bytes]:
-        extra = {processes.STACK: self.options.stack}
-        pass_fds = []
-        if (life_fd := life.inherited_life_fd()) is not None:
-            extra[life.LIFE_FD] = str(life_fd)
-            pass_fds.append(life_fd)
-        argv = commands.argv(spec, address, self.options.engines)
-        environment = commands.environment(spec, os.environ, extra)
-        return processes.spawn(argv, env=environment, log=podlogs.path(self.options.state, spec.name), pass_fds=pass_fds)
+    def _reporter(self, name: str) -> Report:
+        return functools.partial(self._apply, name)
 
-    def _kill(self, pod: Tracked) -> None:
-        if pod.pid:
-            processes.signal_group(pod.pid, signal.SIGKILL)
-
-    def _ended(self, name: str, pid: int) -> None:
-        """A process is gone. What it left in its group goes too: before the number is given back, so that nobody else is hit."""
-        processes.signal_group(pid, signal.SIGKILL)
-        child = self._children.pop(pid, None)
-        code = child.wait() if child is not None else None
-        self._watches.pop(name, None)
-        words = podlogs.last_words(podlogs.path(self.options.state, name))
-        self._apply(name, Exited(_how_it_ended(code) + (f"; last line of its log: {words}" if words else "")))
+    def _address(self, spec: PodSpec) -> addresses.Address:
+        """Its pod's address, with the port of its own choice where it may have one."""
+        address = self.options.space.at(self._slots[spec.pod or spec.name])
+        return replace(address, http_port=spec.port) if spec.port and self.options.space.own_ports else address
 
     def _forget(self, name: str) -> None:
-        self._pods.pop(name, None)
-        self._slots.pop(name, None)
+        gone = self._pods.pop(name, None)
+        if gone is not None and (gone.spec.pod or name) not in self._reserved:
+            self._slots.release(gone.spec.pod or name)
         if name in self._timers:
             self._timers.pop(name).cancel()
         self._changed.set()
@@ -229,26 +250,38 @@ class PodRuntime:
             self._timers[name] = asyncio.get_running_loop().call_later(wait_s, self._apply, name, Tick())
 
     def _probe_from_now_on(self, name: str) -> None:
-        if name not in self._probing:  # a pod that left and came back finds its loop still there
+        if self.host.probed and name not in self._probing:  # a pod that left and came back finds its loop still there
             self._probing.add(name)
             self._tasks.start(f"probe {name}", functools.partial(self._keep_probing, name))
 
     async def _keep_probing(self, name: str) -> None:
+        asked: dict[ProbeKind, float] = {}
+        program = (0, 0.0)
         while (pod := self._pods.get(name)) is not None:
-            if pod.phase in _PROBED:
-                result = await probes.probe(self.options.space.at(self._slots[name]))
-                now = self._pods.get(name)
-                # The answer may be that of a process which is gone meanwhile.
-                if now is not None and now.pid == pod.pid and now.started_at == pod.started_at:
-                    self._apply(name, result)
-            settled = name in self._pods and self._pods[name].phase is Phase.READY
-            await asyncio.sleep(self.options.probe_s * (_READY_PROBES_SLOWER if settled else 1))
+            if (pod.pid, pod.started_at) != program:
+                program = (pod.pid, pod.started_at)
+                asked.clear()
+            usual_s, now = self.options.probe_s, self._clock.monotonic()
+            due = probing.due(pod, asked, usual_s, now)
+            if due is None or due[0] > now:
+                await asyncio.sleep(usual_s if due is None else min(due[0] - now, usual_s))
+                continue
+            _, kind, question = due
+            asked[kind] = now
+            result = await probes.probe(self._address(pod.spec), question, kind)
+            self._take_probe(name, program, result)
         self._probing.discard(name)
+
+    def _take_probe(self, name: str, program: tuple[int, float], result: Probed) -> None:
+        """The answer may be that of a program which is gone meanwhile."""
+        now = self._pods.get(name)
+        if now is not None and (now.pid, now.started_at) == program:
+            self._apply(name, result)
 
     # The file for everybody else
 
     def _schedule_write(self) -> None:
-        if self._write_handle is None:
+        if self.host.lasting and self._write_handle is None:
             self._write_handle = asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
@@ -265,11 +298,3 @@ class PodRuntime:
             self._write_handle = asyncio.get_running_loop().call_later(_WRITE_AGAIN_S, self._write)
             return
         self._written = pods
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "ended (it was adopted, so its exit code went elsewhere)"
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

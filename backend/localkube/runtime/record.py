@@ -22,6 +22,8 @@ DIGEST_LABEL = "pod-template-hash"
 """Label that says what a process was started with; Kubernetes' own name for the same thing."""
 MODEL_LABEL = "model.aibrix.ai/name"
 ENGINE_LABEL = "model.aibrix.ai/engine"
+POD_LABEL = "workbench/pod"
+"""Label that names whose address a program shares."""
 
 _CLOCK_STEP_S = 1.5
 """Two readings of a process' start differ by a second when the machine's clock was set between them."""
@@ -33,6 +35,8 @@ def listed(pod: Tracked, address: Address) -> Pod:
     """A tracked pod as others see it."""
     spec = pod.spec
     labels = {MODEL_LABEL: spec.model, ENGINE_LABEL: spec.engine, **spec.labels, DIGEST_LABEL: spec.digest}
+    if spec.pod:
+        labels[POD_LABEL] = spec.pod
     return Pod(
         name=spec.name,
         ip=address.ip,
@@ -42,7 +46,7 @@ def listed(pod: Tracked, address: Address) -> Pod:
         version=spec.version,
         role=spec.role,
         roleset=spec.roleset,
-        image=f"{spec.engine}:{spec.version}" if spec.version else spec.engine,
+        image=spec.image or (f"{spec.engine}:{spec.version}" if spec.version else spec.engine),
         labels=labels,
         state=steps.shown(pod.phase),
         ready=pod.phase is Phase.READY,
@@ -74,9 +78,24 @@ def still_runs(pod: Pod) -> bool:
     return not environment or environment.get(POD) == pod.name
 
 
+def shares(pod: Pod) -> str:
+    """Name under which its address is held."""
+    return pod.labels.get(POD_LABEL, pod.name)
+
+
 def former_spec(pod: Pod) -> PodSpec:
     """A spec for a process of which only the record is left: enough to end it properly."""
-    return PodSpec(name=pod.name, engine=pod.engine, version=pod.version, model=pod.model, role=pod.role, roleset=pod.roleset)
+    return PodSpec(
+        name=pod.name,
+        engine=pod.engine,
+        version=pod.version,
+        model=pod.model,
+        role=pod.role,
+        roleset=pod.roleset,
+        image=pod.image,
+        pod=pod.labels.get(POD_LABEL, ""),
+        port=pod.port,
+    )
 
 
 def strays(stack: str, known: set[int]) -> list[int]:

@@ -73,10 +73,16 @@ def test_a_slot_is_found_again_by_its_address(space):
 
 
 def test_slots_stay_and_holes_are_filled():
-    assert addresses.assign(["a", "b", "c"], {"b": 0}) == {"b": 0, "a": 1, "c": 2}
-    assert addresses.assign(["c", "d"], {"b": 0, "c": 2}) == {"c": 2, "d": 1}
+    slots = addresses.Slots(4)
+    assert slots.take("b", 2) == 2
+    assert [slots.take(name) for name in ("a", "b", "c", "d")] == [0, 2, 1, 3]
+    slots.release("a")
+    assert slots.take("e") == 0
 
 
-def test_a_fleet_that_is_too_large_is_refused():
-    with pytest.raises(UsageError, match="at most 250"):
-        addresses.assign([f"p{i}" for i in range(251)], {})
+def test_more_pods_than_addresses_are_refused():
+    slots = addresses.Slots(2)
+    slots.take("a")
+    slots.take("b")
+    with pytest.raises(UsageError, match="at most 2"):
+        slots.take("c")

@@ -180,12 +180,12 @@ async def _abandon(runtime: PodRuntime) -> None:
     """What `kill -9` leaves: processes and the file, nobody who watches."""
     for timer in runtime._timers.values():
         timer.cancel()
-    for stop in runtime._watches.values():
+    for stop in runtime.host.watches.values():
         stop()
     runtime._pods.clear()
     if runtime._write_handle is not None:
         runtime._write_handle.cancel()
-    for child in runtime._children.values():
+    for child in runtime.host.children.values():
         child.returncode = 0  # or Popen warns that we left it alone, which is the point
 
 

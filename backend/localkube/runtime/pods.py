@@ -63,13 +63,12 @@ class PodRuntime:
         clock: Clock | None = None,
         *,
         host: Host | None = None,
-        on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`on_change` hears the name of every pod about which something changed, also when it is gone."""
         self.options = options
         self.write_failures = 0
         self.restarts = 0
-        self.on_change = on_change
+        self.on_change: Callable[[str, Tracked], None] = lambda name, pod: None
+        """Hears of every pod about which something changed, the last time when it is forgotten."""
         self._tasks = tasks
         self._clock = clock or SystemClock()
         self.host: Host = host or ProcessHost(options.state, options.engines, options.stack, self._clock)
@@ -140,7 +139,7 @@ class PodRuntime:
             if record.shares(pod) not in self._slots or not self.host.adopt(pod, self._reporter(pod.name)):
                 continue
             spec = wanted.get(pod.name)
-            same = spec is not None and spec.digest == pod.labels.get(record.DIGEST_LABEL)
+            same = spec is not None and _runs(pod, spec)
             known = spec if same and spec else record.former_spec(pod)
             self._pods[pod.name] = steps.fresh(known, self._clock.monotonic())
             self._probe_from_now_on(pod.name)
@@ -203,7 +202,7 @@ class PodRuntime:
         self._arm(name)
         self._schedule_write()
         if result.pod != pod or Action.FORGET in result.actions:
-            self.on_change(name)
+            self.on_change(name, result.pod)
 
     def _act(self, name: str, pod: Tracked, action: Action) -> None:
         match action:
@@ -298,3 +297,8 @@ class PodRuntime:
             self._write_handle = asyncio.get_running_loop().call_later(_WRITE_AGAIN_S, self._write)
             return
         self._written = pods
+
+
+def _runs(pod: Pod, spec: PodSpec) -> bool:
+    """Whether a recorded program is what `spec` wants. Of a container only the image can change while it runs."""
+    return pod.image == spec.image if spec.image else pod.labels.get(record.DIGEST_LABEL) == spec.digest

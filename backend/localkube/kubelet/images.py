@@ -20,7 +20,7 @@ from backend.core.errors import ConfigError
 TABLE = Path(__file__).parent.parent.parent / "manifests" / "images.yaml"
 """The table that is used when nobody names another."""
 
-_NUMBER = re.compile(r"v?(\d+(?:\.\d+)+)(?![\d.])")
+_NUMBER = re.compile(r"v?(\d+(?:\.\d+)+)(?=$|[-.+])")
 _LATEST = "latest"
 _REMEMBERED = 1000
 

@@ -15,8 +15,9 @@ from backend.localkube.runtime.model import Goal, Phase, PodSpec, Tracked
 PULL_S = 1.0
 """How long a failed pull is shown as such before it is shown as waiting for the next try."""
 _FAILED_PULL, _WAITS_FOR_PULL = "ErrImagePull", "ImagePullBackOff"
+_UNRESOLVED = "CreateContainerConfigError"
 _SLOW_S = 10.0
-"""A start that takes longer than this is told of, with what its probe says."""
+"""A start that takes longer than this is told of, with what its probe says; what could not be resolved is tried again after it."""
 FINISHED = ("Succeeded", "Failed")
 Level = Literal["Normal", "Warning"]
 
@@ -87,6 +88,8 @@ def plan(pod: Json, seen: Seen, images: Images, context: template.Context, faile
         happenings.append(Happening("Normal", "Pulled", f'Container image "{container["image"]}" already present on machine'))
         if tracked is not None:
             happenings.append(_changed(name))
+        else:
+            waiting[name] = Waiting("ContainerCreating")
     status = pod_status(pod, replace(seen, waiting=waiting), images, now)
     failing = tuple(name for name, wait in waiting.items() if wait.reason in (_FAILED_PULL, _WAITS_FOR_PULL))
     return Plan(
@@ -103,6 +106,8 @@ def _look_again_s(waiting: Mapping[str, Waiting], seen: Seen, now: float) -> flo
     """Seconds until something is to be said that no event of a program will bring."""
     if any(wait.reason == _FAILED_PULL for wait in waiting.values()):
         return PULL_S
+    if any(wait.reason == _UNRESOLVED for wait in waiting.values()):
+        return _SLOW_S
     starting = [now - pod.started_at for pod in seen.containers.values() if pod.phase is Phase.STARTING]
     return min((_SLOW_S - age for age in starting if age < _SLOW_S), default=None)
 
@@ -117,7 +122,7 @@ def _program(pod: Json, container: Json, images: Images, context: template.Conte
     try:
         return template.spec(pod, container, image, context)
     except template.Unresolved as error:
-        return Waiting("CreateContainerConfigError", error.message)
+        return Waiting(_UNRESOLVED, error.message)
 
 
 def _restarts(pod: Json, container: str) -> int:
@@ -189,7 +194,7 @@ def _waits(container: str, reason: str, message: str) -> list[Happening]:
             return [Happening("Warning", "Failed", message), Happening("Warning", "Failed", f"Error: {reason}")]
         case _ if reason == _WAITS_FOR_PULL:
             return [Happening("Normal", "BackOff", message), Happening("Warning", "Failed", f"Error: {reason}")]
-        case "CreateContainerConfigError":
+        case _ if reason == _UNRESOLVED:
             return [Happening("Warning", "Failed", f"Error: {message}")]
         case "CrashLoopBackOff":
             return [Happening("Warning", "BackOff", f"Back-off restarting failed container {container}: {message}")]

@@ -12,7 +12,7 @@ from backend.localkube.kubelet.events import Recorder
 from backend.localkube.kubelet.plan import FINISHED, Happening
 from backend.localkube.kubelet.service import Node
 from backend.localkube.kubelet.status import conditions, timestamp
-from backend.localkube.kubelet.store import Json, ObjectStore
+from backend.localkube.kubelet.store import Change, Json, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Scheduler:
         self._events = Recorder(store, self._clock, component="default-scheduler", warnings_only=warnings_only)
         self._on_node: set[str] = set()
         self._waiting: dict[tuple[str, str], None] = {}
+        self._refused: dict[tuple[str, str], None] = {}
         self._handle: asyncio.Handle | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
@@ -63,41 +64,44 @@ class Scheduler:
             self._store.create("nodes", node_object(self._node, self._capacity, self._clock.now()))
         self._unsubscribe = self._store.subscribe("pods", self._hear)
         for pod in self._store.list("pods"):
-            self._hear("ADDED", pod)
+            self._hear("added", pod)
 
     def stop(self) -> None:
         self._unsubscribe()
         if self._handle is not None:
             self._handle.cancel()
 
-    def _hear(self, change: str, pod: Json) -> None:
+    def _hear(self, change: Change, pod: Json) -> None:
         metadata, node = pod["metadata"], pod["spec"].get("nodeName")
-        if change == "DELETED" or (pod.get("status") or {}).get("phase") in FINISHED:
-            self._on_node.discard(metadata["uid"])
-            self._waiting.pop((metadata["namespace"], metadata["name"]), None) if change == "DELETED" else None
+        if change == "deleted" or (pod.get("status") or {}).get("phase") in FINISHED:
+            if metadata["uid"] in self._on_node:
+                self._on_node.discard(metadata["uid"])
+                self._look_at(*self._refused)  # there is room again
+                self._refused.clear()
         elif node == self._node.name:
             self._on_node.add(metadata["uid"])
         elif not node:
-            self._waiting[metadata["namespace"], metadata["name"]] = None
+            self._look_at((metadata["namespace"], metadata["name"]))
+
+    def _look_at(self, *places: tuple[str, str]) -> None:
+        self._waiting |= dict.fromkeys(places)
         if self._waiting and self._handle is None:
             self._handle = asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
         """Place what waits, in the order of its coming."""
         self._handle = None
-        for namespace, name in list(self._waiting):
-            del self._waiting[namespace, name]
-            pod = self._store.get("pods", namespace, name)
+        waiting, self._waiting = self._waiting, {}
+        for place in waiting:
+            pod = self._store.get("pods", *place)
             if pod is None or pod["spec"].get("nodeName") or pod["metadata"].get("deletionTimestamp"):
                 continue
             try:
                 if not self._place(pod):
-                    self._waiting[namespace, name] = None
+                    self._refused[place] = None
             except WorkbenchError as error:
-                log.warning("pod %s/%s is not scheduled yet: %s", namespace, name, error)
-                self._waiting[namespace, name] = None
-        if self._waiting and self._handle is None:
-            self._handle = asyncio.get_running_loop().call_later(_AGAIN_S, self._pass)
+                log.warning("pod %s/%s is not scheduled yet: %s", *place, error)
+                asyncio.get_running_loop().call_later(_AGAIN_S, self._look_at, place)
 
     def _place(self, pod: Json) -> bool:
         against = obstacle(pod, self._capacity - len(self._on_node))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from backend.core.clock import Clock, SystemClock
@@ -17,9 +17,9 @@ from backend.localkube.kubelet.events import Recorder
 from backend.localkube.kubelet.images import Images
 from backend.localkube.kubelet.plan import FINISHED, Happening, Plan, plan
 from backend.localkube.kubelet.status import Seen, conditions
-from backend.localkube.kubelet.store import Json, ObjectStore
+from backend.localkube.kubelet.store import Change, Json, ObjectStore
 from backend.localkube.runtime import podlogs
-from backend.localkube.runtime.model import Ended, PodSpec, Tracked
+from backend.localkube.runtime.model import RUNNING, Ended, PodSpec, Tracked
 from backend.localkube.runtime.pods import PodRuntime
 
 log = logging.getLogger(__name__)
@@ -89,33 +89,37 @@ class Kubelet:
                 self._runtime.remove(name)
         self._unsubscribe = self._store.subscribe("pods", self._hear)
         for pod in self._store.list("pods"):
-            self._hear("ADDED", pod)
+            self._hear("added", pod)
         return adopted
 
     def stop(self) -> None:
         """Follow no longer. The programs are left as they are: ending them is for the runtime's owner to say."""
         self._unsubscribe()
+        self._runtime.on_change = lambda name, tracked: None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def log(self, namespace: str, name: str, container: str = "", *, tail: int = 1000) -> str | None:
-        """The last lines of a container's log; None when there is no such Pod or container on this node."""
+    def log(self, namespace: str, name: str, container: str, options: Mapping[str, str]) -> AsyncIterator[bytes] | bytes:
+        """What a container wrote, all its runs together; `options` are those of the API's query. Empty without such a Pod here."""
         pod = self._store.get("pods", namespace, name)
-        names = [entry["name"] for entry in pod["spec"]["containers"]] if pod is not None and self._is_ours(pod) else []
-        chosen = container or (names[0] if names else "")
-        if pod is None or chosen not in names:
-            return None
-        return podlogs.tail(podlogs.path(self._runtime.options.state, template.container_key(pod, chosen)), tail)
+        if pod is None or not self._is_ours(pod):
+            return b""
+        program = template.container_key(pod, container or pod["spec"]["containers"][0]["name"])
+        file = podlogs.path(self._runtime.options.state, program)
+        tail = int(options["tailLines"]) if "tailLines" in options else None
+        if options.get("follow") == "true":
+            return podlogs.follow(file, tail, lambda: _runs(self._runtime.tracked(program)))
+        return podlogs.read(file, tail)
 
     # What is heard
 
-    def _hear(self, change: str, pod: Json) -> None:
+    def _hear(self, change: Change, pod: Json) -> None:
         if not self._is_ours(pod):
             return
         key = template.pod_key(pod)
         if key not in self._known:
-            if change == "DELETED":
+            if change == "deleted":
                 return
             metadata = pod["metadata"]
             names = [container["name"] for container in pod["spec"]["containers"]]
@@ -250,3 +254,7 @@ class Kubelet:
 
     def _is_ours(self, pod: Json) -> bool:
         return bool(pod["spec"].get("nodeName") == self.node.name)
+
+
+def _runs(tracked: Tracked | None) -> bool:
+    return tracked is not None and tracked.phase in RUNNING

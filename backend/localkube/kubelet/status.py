@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 
 from backend.localkube.kubelet.images import Images
 from backend.localkube.kubelet.store import Json
-from backend.localkube.runtime.model import Ended, Phase, Tracked
+from backend.localkube.runtime.model import RUNNING, Ended, Phase, Tracked
 
 _UNKNOWN_CODE = 137
 """Exit code of a program whose end nobody saw, as the kubelet of Kubernetes reports it."""
 _SIGNAL_CODES = 128
-_RUNNING = frozenset({Phase.STARTING, Phase.READY, Phase.UNREADY, Phase.LEAVING, Phase.ENDING})
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _container(pod: Json, container: Json, before: Json, seen: Seen, images: Ima
     name = container["name"]
     tracked = seen.containers.get(name)
     ended = tracked.ended if tracked is not None and tracked.ended is not None else seen.ended.get(name)
-    running = tracked is not None and tracked.phase in _RUNNING
+    running = tracked is not None and tracked.phase in RUNNING
     reference = tracked.spec.image if tracked is not None else container["image"]
     image = images.find(reference)
     container_id = _id(seen.scheme, tracked.pid, tracked.started_at) if running and tracked else before.get("containerID", "")
@@ -107,7 +106,8 @@ def _container(pod: Json, container: Json, before: Json, seen: Seen, images: Ima
         restarts = int(before.get("restartCount") or 0)
     else:
         state = _state(pod, name, tracked, seen.waiting.get(name))
-        restarts = tracked.restarts
+        # The runtime counts an end, Kubernetes the start that follows it.
+        restarts = tracked.restarts - (tracked.phase is Phase.BACKOFF and tracked.ended is not None)
     if "terminated" in state:
         last = before.get("lastState") or {}
     return {
@@ -124,7 +124,7 @@ def _container(pod: Json, container: Json, before: Json, seen: Seen, images: Ima
 
 
 def _state(pod: Json, name: str, tracked: Tracked, waiting: Waiting | None) -> Json:
-    if tracked.phase in _RUNNING:
+    if tracked.phase in RUNNING:
         return {"running": {"startedAt": timestamp(tracked.started_at)}}
     if tracked.phase is Phase.DONE and tracked.ended is not None:
         return {"terminated": terminated(tracked.ended)}

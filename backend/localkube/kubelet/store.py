@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-
 Json = dict[str, Any]
 """An object as it stands in the cluster. Shared: never changed, only replaced."""
-Change = Literal["ADDED", "MODIFIED", "DELETED"]
+Change = Literal["added", "modified", "deleted"]
 
 
 class ObjectStore(Protocol):
@@ -24,6 +23,6 @@ class ObjectStore(Protocol):
 
     def update_status(self, resource: str, obj: Json) -> Json: ...
 
-    def delete(self, resource: str, namespace: str, name: str, *, grace_s: float | None = None) -> None: ...
+    def delete(self, resource: str, namespace: str, name: str, *, grace_s: int | None = None) -> None: ...
 
-    def subscribe(self, resource: str, callback: Callable[[str, Json], None]) -> Callable[[], None]: ...
+    def subscribe(self, resource: str, callback: Callable[[Change, Json], None]) -> Callable[[], None]: ...

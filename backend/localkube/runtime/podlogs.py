@@ -6,11 +6,14 @@ the same file, and what it wrote between the two is lost (microseconds, once in 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 _TAIL_BYTES_A_LINE = 400
+_FOLLOW_S = 0.2
 
 
 def path(state: Path, pod: str) -> Path:
@@ -28,6 +31,46 @@ def tail(file: Path, lines: int) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:]) if lines > 0 else ""
+
+
+def read(file: Path, lines: int | None = None) -> bytes:
+    """Everything, or the last `lines` lines; each ends with a newline. Empty without a file."""
+    if lines is not None:
+        text = tail(file, lines)
+        return f"{text}\n".encode() if text else b""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+async def follow(file: Path, lines: int | None, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """As `read`, and then what is written until `goes_on` says no."""
+    at = _size(file)
+    if first := read(file, lines):
+        yield first if lines is not None else first[:at]
+    while True:
+        last = not goes_on()
+        at = min(at, _size(file))  # it was cut
+        if fresh := _from(file, at):
+            at += len(fresh)
+            yield fresh
+        if last:
+            return
+        await asyncio.sleep(_FOLLOW_S)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _from(file: Path, at: int) -> bytes:
+    try:
+        with open(file, "rb") as log:
+            log.seek(at)
+            return log.read()
+    except FileNotFoundError:
+        return b""
 
 
 def last_words(file: Path) -> str:

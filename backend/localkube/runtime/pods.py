@@ -244,7 +244,7 @@ class PodRuntime:
         if name in self._timers:
             self._timers.pop(name).cancel()
         pod = self._pods.get(name)
-        if pod is not None and pod.due and pod.phase not in (Phase.READY, Phase.UNREADY):
+        if pod is not None and (pod.due or pod.phase is Phase.BACKOFF) and pod.phase not in (Phase.READY, Phase.UNREADY):
             wait_s = max(0.0, pod.due - self._clock.monotonic())
             self._timers[name] = asyncio.get_running_loop().call_later(wait_s, self._apply, name, Tick())
 

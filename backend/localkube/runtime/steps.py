@@ -122,9 +122,8 @@ def _unwanted(pod: Tracked, event: Unwanted, limits: Limits, now: float) -> Step
     if event.grace_s == 0 and pod.phase in RUNNING:
         forced = replace(pod, phase=Phase.ENDING, since=now, due=now + 1.0, reason="is being removed by force", planned=True)
         return Step(forced, (Action.KILL,))
-    if event.grace_s is not None:
+    if event.grace_s is not None and (not pod.kill_at or now + event.grace_s < pod.kill_at):
         kill_at = now + event.grace_s
-        kill_at = min(kill_at, pod.kill_at) if pod.kill_at else kill_at
         pod = replace(pod, kill_at=kill_at, due=min(pod.due, kill_at) if pod.phase in (Phase.LEAVING, Phase.ENDING) else pod.due)
     return _leave(pod, limits, now, "is being removed", at_once=event.at_once)
 

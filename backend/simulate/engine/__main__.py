@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -24,6 +25,19 @@ from backend.simulate.engine.settings import EngineSettings
 
 _CORE = CoreSettings()
 _VERSIONS = {"vllm": "0.32.0", "sglang": "0.5.23"}
+
+
+def read(arguments: Sequence[str]) -> tuple[EngineSettings, float]:
+    """Settings and start-up delay in seconds from a command line, for engines that run in another process. Raises UsageError."""
+    parser = _parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"The engine does not take these options: {error}") from error
+    if unknown:
+        raise UsageError(f"The engine has no option {unknown[0]!r}.")
+    return _settings(options), options.startup_delay
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ options that the simulator knows, never executed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class Image:
     extra: Mapping[str, str] = field(default_factory=dict)
     """Options that its tag adds."""
 
-    @property
+    @functools.cached_property
     def image_id(self) -> str:
         """Changes whenever something else would run. Not a digest of content: there is none."""
         content = msgspec.json.encode([self.reference, self.rule.command, dict(self.extra)])

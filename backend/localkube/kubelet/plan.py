@@ -54,7 +54,7 @@ class Plan:
     run: tuple[Run, ...] = ()
     stop: tuple[Stop, ...] = ()
     status: Json | None = None
-    """None: it stays as it is."""
+    """None: it stays as it is, or is written a moment later, when what is run has begun."""
     happenings: tuple[Happening, ...] = ()
     finished: bool = False
     """The Pod is being deleted and nothing of it is left."""
@@ -68,7 +68,7 @@ def plan(pod: Json, seen: Seen, images: Images, context: template.Context, faile
     if pod["metadata"].get("deletionTimestamp"):
         return _leaving(pod, seen, images, now)
     if (pod.get("status") or {}).get("phase") in FINISHED:
-        return Plan()
+        return Plan(stop=tuple(Stop(template.container_key(pod, name)) for name in seen.containers))
     run: list[Run] = []
     stop: list[Stop] = []
     happenings: list[Happening] = []
@@ -88,16 +88,14 @@ def plan(pod: Json, seen: Seen, images: Images, context: template.Context, faile
         happenings.append(Happening("Normal", "Pulled", f'Container image "{container["image"]}" already present on machine'))
         if tracked is not None:
             happenings.append(_changed(name))
-        else:
-            waiting[name] = Waiting("ContainerCreating")
+    if run:
+        return Plan(tuple(run), tuple(stop), happenings=(*_accepted(pod), *happenings))
     status = pod_status(pod, replace(seen, waiting=waiting), images, now)
-    failing = tuple(name for name, wait in waiting.items() if wait.reason in (_FAILED_PULL, _WAITS_FOR_PULL))
     return Plan(
-        tuple(run),
-        tuple(stop),
-        _if_new(pod, status),
-        (*_accepted(pod), *happenings, *_between(pod, seen, status, now)),
-        failing=failing,
+        stop=tuple(stop),
+        status=_if_new(pod, status),
+        happenings=(*happenings, *(_accepted(pod) if waiting else ()), *_between(pod, seen, status, now)),
+        failing=tuple(name for name, wait in waiting.items() if wait.reason in (_FAILED_PULL, _WAITS_FOR_PULL)),
         look_again_s=_look_again_s(waiting, seen, now),
     )
 
@@ -137,7 +135,8 @@ def _leaving(pod: Json, seen: Seen, images: Images, now: float) -> Plan:
     """A Pod that is being deleted: its programs end, then it may go."""
     metadata = pod["metadata"]
     grace_s = metadata.get("deletionGracePeriodSeconds")
-    status = _if_new(pod, pod_status(pod, seen, images, now)) if seen.ip else None
+    held = bool(metadata.get("finalizers"))
+    status = _if_new(pod, pod_status(pod, seen, images, now)) if seen.ip and (seen.containers or held) else None
     if not seen.containers:
         return Plan(status=status, finished=True)
     grace_s = template.DEFAULT_GRACE_S if grace_s is None else float(grace_s)

@@ -178,7 +178,8 @@ class Kubelet:
         for happening in decided.happenings:
             self.events.record(pod, happening)
         now = self._clock.now()
-        known.failed = {container: known.failed.get(container, now) for container in decided.failing}
+        if not decided.run:
+            known.failed = {container: known.failed.get(container, now) for container in decided.failing}
         if decided.look_again_s is not None:
             asyncio.get_running_loop().call_later(decided.look_again_s, self._look_at, key)
         if decided.status is not None:
@@ -187,6 +188,9 @@ class Kubelet:
             self._runtime.remove(stop.name, grace_s=stop.grace_s)
         for run in decided.run:
             self._runtime.run(run.spec, restarts=run.restarts)
+        if (pod.get("status") or {}).get("phase") in FINISHED and not self._left(key, known):
+            self._runtime.release(key)
+            known.ip = ""
         if decided.finished and pod["metadata"].get("deletionGracePeriodSeconds") != 0:
             self._store.delete("pods", known.namespace, known.name, grace_s=0)
 
@@ -214,7 +218,7 @@ class Kubelet:
 
     def _end(self, key: str, known: _Known) -> None:
         """The object is gone, by force or because we let it go: so are its programs, and then its address is free."""
-        left = [name for name in (f"{key}_{container}" for container in known.containers) if self._runtime.tracked(name) is not None]
+        left = self._left(key, known)
         if not left:
             self._runtime.release(key)
             del self._known[key]
@@ -222,6 +226,10 @@ class Kubelet:
             known.gone = True
             for name in left:
                 self._runtime.remove(name, grace_s=0)
+
+    def _left(self, key: str, known: _Known) -> list[str]:
+        """Its programs that the runtime still knows."""
+        return [name for name in (f"{key}_{container}" for container in known.containers) if self._runtime.tracked(name) is not None]
 
     def _seen(self, key: str, known: _Known) -> Seen:
         tracked = {container: self._runtime.tracked(f"{key}_{container}") for container in known.containers}

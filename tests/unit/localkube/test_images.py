@@ -51,11 +51,25 @@ VLLM, SGLANG = IMAGES.find("vllm/vllm-openai:v0.10.2").rule, IMAGES.find("lmsyso
     [
         (VLLM, "vllm serve qwen3-8b --port 8001 --block-size 16", "qwen3-8b", "", 8001, {"block-size": "16"}),
         (VLLM, "python3 -m vllm.entrypoints.openai.api_server --model=/m --served-model-name m", "/m", "", 0, {"served-model-name": "m"}),
-        (VLLM, "vllm serve m -tp 4 --tensor-parallel-size 4 --trust-remote-code --max-model-len 4096", "m", "", 0, {"max-model-len": "4096"}),
+        (
+            VLLM,
+            "vllm serve m -tp 4 --tensor-parallel-size 4 --trust-remote-code --max-model-len 4096",
+            "m",
+            "",
+            0,
+            {"max-model-len": "4096"},
+        ),
         (VLLM, "vllm serve --block_size 32 --model m", "m", "", 0, {"block-size": "32"}),
         (VLLM, 'vllm serve m --kv-transfer-config {"kv_role":"kv_consumer"}', "m", "decode", 0, {}),
         (VLLM, "--model m --byte-hashes --block-size 16", "m", "", 0, {"byte-hashes": "true", "block-size": "16"}),
-        (SGLANG, "-m sglang.launch_server --model-path m --disaggregation-mode prefill --page-size 64", "m", "prefill", 0, {"block-size": "64"}),
+        (
+            SGLANG,
+            "--model-path m --disaggregation-mode prefill --page-size 64",
+            "m",
+            "prefill",
+            0,
+            {"block-size": "64"},
+        ),
         (SGLANG, "--model-path m --port nonsense --enable-metrics", "m", "", 0, {}),
         (VLLM, "", "", "", 0, {}),
     ],
@@ -67,7 +81,11 @@ def test_a_real_command_line_is_read_for_what_the_simulator_knows(rule, line, mo
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("rules: [{repository: x}]", "engine"), ("rules: [", "flow"), ("rules: [{repository: '(', engine: e, version: '1', command: []}]", "unterminated")],
+    [
+        ("rules: [{repository: x}]", "engine"),
+        ("rules: [", "flow"),
+        ("rules: [{repository: '(', engine: e, version: '1', command: []}]", "unterminated"),
+    ],
     ids=["field_missing", "no_yaml", "no_expression"],
 )
 def test_a_wrong_table_is_a_configuration_error_that_names_the_file(tmp_path, text, complaint):

@@ -242,7 +242,7 @@ async def test_a_missing_map_is_a_configuration_error_until_it_comes(tmp_path):
         await asyncio.sleep(2)
         assert node.container()["state"]["waiting"]["reason"] == "CreateContainerConfigError"
         assert "settings" in node.container()["state"]["waiting"]["message"]
-        node.objects.create("configmaps", {"metadata": {"name": "settings"}, "data": {"K": "v"}})
+        node.objects.create("configmaps", {"metadata": {"name": "settings", "namespace": "default"}, "data": {"K": "v"}})
         await asyncio.sleep(15)
         assert node.ready()
 
@@ -281,7 +281,8 @@ async def test_a_gated_pod_waits_and_a_pod_of_another_node_is_not_ours(tmp_path)
         node.objects.create("pods", pod("elsewhere", nodeName="other"))
         await asyncio.sleep(3)
         assert node.condition("PodScheduled", "gated")["reason"] == "SchedulingGated"
-        assert node.status("elsewhere") == {"phase": "Pending"}
+        assert node.status("elsewhere")["phase"] == "Pending"
+        assert "podIP" not in node.status("elsewhere")
         node.objects.patch("pods", "gated", lambda obj: {**obj, "spec": {**obj["spec"], "schedulingGates": []}})
         await asyncio.sleep(2)
         assert node.ready("gated")
@@ -313,16 +314,36 @@ async def test_pods_deleted_while_the_node_was_away_go_when_it_is_back(tmp_path)
         assert second.objects.list("pods") == []
 
 
-async def test_ten_thousand_pods_become_ready_and_go(tmp_path):
-    began = time.process_time()
+async def test_finished_pods_give_their_addresses_back(tmp_path):
+    host = VirtualHost(lambda _: Life(ready_s=1, exits_s=2, code=0))
+    async with cluster(tmp_path, host=host, space=addresses.Imagined(capacity=1)) as node:
+        for name in ("a", "b"):
+            node.objects.create("pods", pod(name, restartPolicy="Never"))
+        await asyncio.sleep(10)
+        assert (node.status("a")["phase"], node.status("b")["phase"]) == ("Succeeded", "Succeeded")
+        assert node.container("a")["state"]["terminated"]["exitCode"] == 0
+
+
+async def test_where_there_is_one_address_each_pod_has_ports_and_tells_them(tmp_path):
+    async with cluster(tmp_path, space=addresses.Space("", 18800)) as node:
+        for name in ("a", "b"):
+            node.objects.create("pods", pod(name, ports=[{"containerPort": 8000}]))
+        await asyncio.sleep(3)
+        assert (node.ready("a"), node.ready("b")) == (True, True)
+        told = [entry["metadata"]["annotations"]["workbench/port-map"] for entry in node.objects.list("pods")]
+        assert told == [str(entry.port) for entry in node.runtime.pods()] == ["18900", "18903"]
+
+
+async def test_thousands_of_pods_become_ready_and_go(tmp_path):
+    count, began = 2000, time.process_time()
     async with cluster(tmp_path, host=VirtualHost(lambda _: Life(ready_s=30)), warnings_only=True) as node:
-        for number in range(10_000):
+        for number in range(count):
             node.objects.create("pods", pod(f"p-{number}"))
         await asyncio.sleep(31)
-        assert all(node.ready(f"p-{number}") for number in range(10_000))
-        assert len({entry["status"]["podIP"] for entry in node.objects.list("pods")}) == 10_000
-        for number in range(10_000):
+        assert all(node.ready(f"p-{number}") for number in range(count))
+        assert len({entry["status"]["podIP"] for entry in node.objects.list("pods")}) == count
+        for number in range(count):
             node.objects.delete("pods", "default", f"p-{number}")
         await asyncio.sleep(5)
         assert node.objects.list("pods") == []
-    assert time.process_time() - began < 60
+    assert time.process_time() - began < 10, "a pod should cost well under a millisecond"

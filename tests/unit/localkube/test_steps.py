@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.localkube.runtime import model, steps
+from backend.localkube.runtime import model, probing, steps
 from backend.localkube.runtime.model import Action, Goal, Limits, Phase, PodSpec, Tracked
 
 LIMITS = Limits(grace_s=5, leave_s=0.5, first_backoff_s=1, longest_backoff_s=8, healthy_s=30, unready_after=2, restart_after=4)
@@ -93,9 +93,91 @@ def test_a_removed_pod_is_forgotten_when_its_process_is_gone():
     assert steps.step(ending, model.Exited("exit code 0"), LIMITS, 0.2).actions == (Action.FORGET,)
 
 
+ASKED = model.Probe(successes=2, failures=2)
+PROBED = PodSpec(name="p", model="m", startup_s=0, probes=model.Probes(readiness=ASKED, startup=ASKED, liveness=ASKED))
+
+
+def after(events: str, phase: Phase = Phase.STARTING, *, started: bool = False) -> Tracked:
+    """A pod with probes of all kinds after answers such as "S+ R-": startup, readiness, liveness; good, bad."""
+    kinds = {"S": model.ProbeKind.STARTUP, "R": model.ProbeKind.READINESS, "L": model.ProbeKind.LIVENESS}
+    current = Tracked(PROBED, phase=phase, pid=7, started=started)
+    for event in events.split():
+        current = steps.step(current, model.Probed(event[1] == "+", "slow", kinds[event[0]]), LIMITS, 1.0).pod
+    return current
+
+
+@pytest.mark.parametrize(
+    ("events", "before", "started", "phase_after", "started_after"),
+    [
+        ("S-", Phase.STARTING, False, Phase.STARTING, False),
+        ("S- S-", Phase.STARTING, False, Phase.ENDING, False),
+        ("S- S+", Phase.STARTING, False, Phase.STARTING, True),
+        ("S+ R+", Phase.STARTING, False, Phase.STARTING, True),
+        ("S+ R+ R+", Phase.STARTING, False, Phase.READY, True),
+        ("S+ R+ R- R+", Phase.STARTING, False, Phase.STARTING, True),
+        ("R-", Phase.READY, True, Phase.READY, True),
+        ("R- R+ R-", Phase.READY, True, Phase.READY, True),
+        ("R- R-", Phase.READY, True, Phase.UNREADY, True),
+        ("R- R- R- R- R- R-", Phase.READY, True, Phase.UNREADY, True),
+        ("R- R- R+", Phase.READY, True, Phase.UNREADY, True),
+        ("R- R- R+ R+", Phase.READY, True, Phase.READY, True),
+        ("L-", Phase.READY, True, Phase.READY, True),
+        ("L- L+ L-", Phase.READY, True, Phase.READY, True),
+        ("L- R+ L-", Phase.READY, True, Phase.ENDING, True),
+    ],
+)
+def test_each_kind_of_probe_counts_for_itself(events, before, started, phase_after, started_after):
+    reached = after(events, before, started=started)
+    assert (reached.phase, reached.started) == (phase_after, started_after)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "phase"),
+    [("Always", 0, Phase.BACKOFF), ("OnFailure", 0, Phase.DONE), ("OnFailure", 1, Phase.BACKOFF), ("Never", 1, Phase.DONE)],
+)
+def test_the_restart_policy_decides_what_follows_an_end(policy, code, phase):
+    running = Tracked(PodSpec(name="p", model="m", restart=policy), phase=Phase.READY, pid=7, started_at=5.0)
+    ended = steps.step(running, model.Exited("ended", code, at=9.0), LIMITS, 1.0).pod
+    assert ended.phase is phase
+    assert ended.ended == model.Ended(code, "ended", 5.0, 9.0, 7)
+
+
+def test_a_grace_that_is_given_counts_from_the_first_word_and_can_only_shrink():
+    leaving = steps.step(pod(Phase.READY), model.Unwanted(grace_s=10), LIMITS, 0.0).pod
+    ending = steps.step(leaving, model.Tick(), LIMITS, 0.5).pod
+    assert (leaving.due, ending.due) == (0.5, 10.0)
+    assert steps.step(ending, model.Unwanted(grace_s=60), LIMITS, 1.0).pod.due == 10.0
+    assert steps.step(ending, model.Unwanted(grace_s=3), LIMITS, 1.0).pod.due == 4.0
+    assert steps.step(ending, model.Unwanted(grace_s=0), LIMITS, 1.0).actions == (Action.KILL,)
+
+
+PROBING = [
+    # id, phase, seconds since its start, kinds asked when, next probe
+    ("the_startup_probe_comes_first_and_alone", Phase.STARTING, False, 0, {}, (3.0, "startup")),
+    ("and_again_after_its_period", Phase.STARTING, False, 4, {"startup": 3.0}, (8.0, "startup")),
+    ("then_readiness_often_while_nothing_depends_on_it", Phase.STARTING, True, 5, {"readiness": 4.9, "liveness": 4.0}, (5.15, "readiness")),
+    ("then_at_its_own_period", Phase.READY, True, 6, {"readiness": 6.0, "liveness": 5.0}, (10.0, "liveness")),
+    ("and_each_kind_in_its_turn", Phase.READY, True, 6, {"readiness": 5.0, "liveness": 5.5}, (10.0, "readiness")),
+    ("late_ones_are_due_now", Phase.UNREADY, True, 50, {"readiness": 5.0, "liveness": 49.0}, (50.0, "readiness")),
+    ("one_that_leaves_is_left_alone", Phase.LEAVING, True, 6, {}, None),
+    ("one_without_a_process_too", Phase.BACKOFF, False, 6, {}, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("phase", "started", "now", "asked", "expected"), [case[1:] for case in PROBING], ids=[case[0] for case in PROBING]
+)
+def test_when_which_probe_is_asked(phase, started, now, asked, expected):
+    patient = model.Probe(period_s=5, initial_delay_s=3)
+    spec = PodSpec(name="p", model="m", probes=model.Probes(readiness=patient, startup=patient, liveness=patient))
+    at = {model.ProbeKind(kind): when for kind, when in asked.items()}
+    due = probing.due(Tracked(spec, phase=phase, started=started), at, 0.25, now)
+    assert (due and (due[0], due[1].value)) == expected
+
+
 _events = st.one_of(
     st.builds(model.Wanted, st.sampled_from([SPEC, CHANGED])),
-    st.builds(model.Unwanted, st.booleans()),
+    st.builds(model.Unwanted, st.booleans(), st.sampled_from([None, 0, 3, 30])),
     st.just(model.RestartAsked()),
     st.builds(model.Probed, st.booleans()),
     st.just(model.Tick()),

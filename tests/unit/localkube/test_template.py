@@ -83,7 +83,9 @@ def test_text_without_known_variables_only_loses_doubled_dollars(text):
 
 
 def test_a_shell_script_is_read_not_run():
-    script = "set -e  # comment\npython3 -m vllm.entrypoints.openai.api_server \\\n --model ${MODEL} --port $PORT --block-size '16' && rm -rf /"
+    script = (
+        "set -e  # comment\npython3 -m vllm.entrypoints.openai.api_server \\\n --model ${MODEL} --port $PORT --block-size '16' && rm -rf /"
+    )
     told = made(command=["/bin/bash", "-c"], args=[script], env=[{"name": "MODEL", "value": "m"}, {"name": "PORT", "value": "9000"}])
     assert (told.model, told.port, told.args) == ("m", 9000, {"block-size": "16"})
     assert told.command[:3] == ["{python}", "-m", "backend.simulate.engine"]

@@ -37,6 +37,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     flags: dict[str, str] = {}
     switches: dict[str, str] = {}
     roles: dict[str, str] = {}
+    words: dict[str, dict[str, str]] = {}
     tags: dict[str, dict[str, str]] = {}
 
 
@@ -122,10 +123,13 @@ def options(rule: Rule, words: Sequence[str]) -> Options:
     args: dict[str, str] = {}
     for flag, value in _pairs(rule, words):
         ours = rule.flags.get(flag)
+        for word, added in rule.words.items():
+            if _says(value, word):
+                args |= added
         if ours == "{model}":
             model = value
         elif ours == "{role}":
-            role = next((known for theirs, known in rule.roles.items() if theirs in value), role)
+            role = next((known for word, known in rule.roles.items() if _says(value, word)), role)
         elif ours == "{port}":
             port = int(value) if value.isdigit() else port
         elif ours is not None and value:
@@ -133,6 +137,10 @@ def options(rule: Rule, words: Sequence[str]) -> Options:
         elif flag in rule.switches and not value:
             args[rule.switches[flag]] = "true"
     return Options(model, role, port, args)
+
+
+def _says(value: str, word: str) -> bool:
+    return word in value and re.search(rf"\b{re.escape(word)}\b", value) is not None
 
 
 def _pairs(rule: Rule, words: Sequence[str]) -> Iterator[tuple[str, str]]:

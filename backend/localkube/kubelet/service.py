@@ -43,6 +43,8 @@ class _Known:
     ended: dict[str, Ended] = field(default_factory=dict)
     gone: bool = False
     """The object is gone, its programs may still be ending."""
+    timer: asyncio.TimerHandle | None = None
+    """When it is looked at again without being told."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ class Kubelet:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        for known in self._known.values():
+            if known.timer is not None:
+                known.timer.cancel()
 
     def log(self, namespace: str, name: str, container: str, options: Mapping[str, str]) -> AsyncIterator[bytes] | bytes:
         """What a container wrote, all its runs together; `options` are those of the API's query. Empty without such a Pod here."""
@@ -157,7 +162,16 @@ class Kubelet:
         except WorkbenchError as error:
             self.failures += 1
             log.warning("pod %s: %s", key, error)
-            asyncio.get_running_loop().call_later(_AGAIN_S, self._look_at, key)
+            self._look_again(key, _AGAIN_S)
+
+    def _look_again(self, key: str, wait_s: float | None) -> None:
+        """Look at a Pod in `wait_s`, and no more at the time that was meant before."""
+        known = self._known.get(key)
+        if known is None:
+            return
+        if known.timer is not None:
+            known.timer.cancel()
+        known.timer = asyncio.get_running_loop().call_later(wait_s, self._look_at, key) if wait_s is not None else None
 
     # What is done
 
@@ -180,8 +194,7 @@ class Kubelet:
         now = self._clock.now()
         if not decided.run:
             known.failed = {container: known.failed.get(container, now) for container in decided.failing}
-        if decided.look_again_s is not None:
-            asyncio.get_running_loop().call_later(decided.look_again_s, self._look_at, key)
+        self._look_again(key, decided.look_again_s)
         if decided.status is not None:
             self._store.update_status("pods", {**pod, "status": decided.status})
         for stop in decided.stop:
@@ -220,7 +233,10 @@ class Kubelet:
         """The object is gone, by force or because we let it go: so are its programs, and then its address is free."""
         left = self._left(key, known)
         if not left:
+            self._look_again(key, None)
             self._runtime.release(key)
+            for container in known.containers:
+                podlogs.remove(podlogs.path(self._runtime.options.state, f"{key}_{container}"))
             del self._known[key]
         elif not known.gone:
             known.gone = True
@@ -249,8 +265,7 @@ class Kubelet:
         if not any(f"{key}_{name}" in recorded for name in names):
             return []
         known = self._known[key] = _Known(metadata["namespace"], metadata["name"], names)
-        address = self._runtime.reserve(key)
-        known.ip = address.ip
+        known.ip = self._runtime.reserve(key).ip
         specs = []
         for container in pod["spec"]["containers"]:
             image = self._images.find(container["image"])

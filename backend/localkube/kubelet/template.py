@@ -32,7 +32,9 @@ _REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 _SHELL_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 _KEYED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
-_SLEEP = re.compile(r"\bsleep\s+([0-9.]+)")
+_SLEEP = re.compile(r"\bsleep\s+(\d+(?:\.\d+)?)")
+_OF_THE_IMAGE = frozenset({"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV"})
+"""Variables that mean something in the image's file system, which is not here."""
 
 
 class Unresolved(PermanentError):
@@ -67,7 +69,7 @@ def spec(pod: Json, container: Json, image: Image, context: Context) -> PodSpec:
     env = environment(pod, container, context)
     told = options(image.rule, _words(container, env))
     ports = container.get("ports") or []
-    port = told.port or next((entry["containerPort"] for entry in ports), 0) or int(labels.get(PORT_LABEL) or 0)
+    port = told.port or next((entry["containerPort"] for entry in ports), 0) or _number(labels.get(PORT_LABEL))
     role = labels.get(ROLE_LABEL, "")
     return PodSpec(
         name=container_key(pod, container["name"]),
@@ -80,7 +82,7 @@ def spec(pod: Json, container: Json, image: Image, context: Context) -> PodSpec:
         role=told.role or (role if role in ROLES else ""),
         roleset=labels.get(ROLESET_LABEL, ""),
         args={**told.args, **image.extra},
-        env=env,
+        env={name: value for name, value in env.items() if name not in _OF_THE_IMAGE and not name.startswith("WORKBENCH_")},
         port=port,
         probes=_probes(container, port),
         startup_s=0.0,
@@ -203,6 +205,10 @@ def _probes(container: Json, port: int) -> Probes:
         )
 
     return Probes(readiness=read("readinessProbe") or READINESS, startup=read("startupProbe"), liveness=read("livenessProbe"))
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdigit() else 0
 
 
 def _port(container: Json, port: Any) -> int:

@@ -1,5 +1,6 @@
-"""The `process` runtime: one operating-system process a pod.
+"""Programs that are kept running: what is decided about them is the same, whatever they run in.
 
-`model` has the types, `steps` every decision (pure), `addresses` who listens where (pure), `commands` what is executed (pure),
-`probes` and `service` the sockets and processes.
+`model` has the types, `steps` every decision (pure), `probing` when which probe is asked (pure), `addresses` who listens where (pure),
+`commands` what is executed (pure), `probes` the question itself, `pods` the timers and the record. Programs run in a host: a process
+each (`processhost`), objects of this loop (`inprocess`), or timers of the loop's clock (`virtual`).
 """

@@ -79,12 +79,22 @@ def last_words(file: Path) -> str:
     return said[-1][:300] if said else ""
 
 
+def remove(file: Path) -> None:
+    """Delete a log and what was cut from it; without one nothing happens."""
+    for one in (file, _older(file)):
+        one.unlink(missing_ok=True)
+
+
+def _older(file: Path) -> Path:
+    return file.with_name(f"{file.name}.1")
+
+
 def cut(file: Path, largest_bytes: int) -> bool:
     """Move the content to `NAME.log.1` when the file is larger than `largest_bytes`; says whether it did."""
     try:
         if file.stat().st_size <= largest_bytes:
             return False
-        shutil.copyfile(file, file.with_name(f"{file.name}.1"))
+        shutil.copyfile(file, _older(file))
         os.truncate(file, 0)
     except FileNotFoundError:
         return False

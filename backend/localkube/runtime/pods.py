@@ -218,7 +218,7 @@ class PodRuntime:
     def _start(self, name: str, spec: PodSpec) -> None:
         try:
             started = self.host.start(spec, self._address(spec), self._reporter(name))
-        except (OSError, EnvironmentProblem, ConfigError) as error:
+        except (OSError, ValueError, EnvironmentProblem, ConfigError) as error:  # ValueError: a zero byte in a variable
             self._apply(name, Exited(f"could not be started: {error}", at=self._clock.now()))
             return
         self._apply(name, started)

@@ -28,14 +28,19 @@ class Life:
     """From SIGTERM to its end."""
 
 
+def usual(spec: PodSpec) -> Life:
+    """Ready after a second, or as much later as the program's own --startup-delay says."""
+    return Life(ready_s=1.0 + float(spec.args.get("startup-delay", "0")))
+
+
 class VirtualHost:
-    """`life` says what each program does; the default is always the same."""
+    """`life` says what each program does."""
 
     scheme = "virtual"
     probed = False
     lasting = False
 
-    def __init__(self, life: Callable[[PodSpec], Life] = lambda _: Life(), clock: Clock | None = None) -> None:
+    def __init__(self, life: Callable[[PodSpec], Life] = usual, clock: Clock | None = None) -> None:
         self._life = life
         self._clock = clock or LoopClock()
         self._numbers = itertools.count(1)

@@ -22,7 +22,7 @@ IMAGES = Images.read()
         ("lmsysorg/sglang:v0.5.3.post1-cu126", "sglang", "0.5.3"),
         ("aibrix-cn-beijing.cr.volces.com/aibrix/vllm-openai:v0.20.0", "vllm", "0.20.0"),
         ("vllm/vllm-openai:broken", "vllm", "0.32.0"),
-        ("lmsysorg/sglang:never-ready", "sglang", "0.5.3"),
+        ("lmsysorg/sglang:never-ready", "sglang", "0.5.23"),
     ],
 )
 def test_an_image_is_an_engine_of_a_version(reference, engine, version):
@@ -61,6 +61,7 @@ VLLM, SGLANG = IMAGES.find("vllm/vllm-openai:v0.10.2").rule, IMAGES.find("lmsyso
         ),
         (VLLM, "vllm serve --block_size 32 --model m", "m", "", 0, {"block-size": "32"}),
         (VLLM, 'vllm serve m --kv-transfer-config {"kv_role":"kv_consumer"}', "m", "decode", 0, {}),
+        (VLLM, 'vllm serve m --kv-transfer-config {"kv_role":"kv_both"}', "m", "", 0, {"kv-connector": "nixl"}),
         (VLLM, "--model m --byte-hashes --block-size 16", "m", "", 0, {"byte-hashes": "true", "block-size": "16"}),
         (
             SGLANG,

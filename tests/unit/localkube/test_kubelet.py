@@ -247,6 +247,13 @@ async def test_a_missing_map_is_a_configuration_error_until_it_comes(tmp_path):
         assert node.ready()
 
 
+async def test_an_image_that_never_gets_ready_stays_unready(tmp_path):
+    async with cluster(tmp_path) as node:
+        node.objects.create("pods", pod(image="vllm/vllm-openai:never-ready"))
+        await asyncio.sleep(3600)
+        assert (node.status()["phase"], node.ready(), node.container()["restartCount"]) == ("Running", False, 0)
+
+
 async def test_what_this_node_does_not_do_is_said_once(tmp_path):
     async with cluster(tmp_path) as node:
         node.objects.create("pods", pod(readinessProbe={"exec": {"command": ["true"]}}, initContainers=[{"name": "i", "image": "x"}]))

@@ -68,6 +68,7 @@ async def test_a_pod_is_a_simulated_engine_with_the_options_of_its_template(tmp_
         assert b"ready on" in log
         node.objects.delete("pods", "default", "vllm-0")
         await eventually(lambda: node.objects.list("pods") == [])
+        await eventually(lambda: list((tmp_path / "pods").iterdir()) == [])
         assert node.runtime.pods() == []
 
 
@@ -131,6 +132,12 @@ async def test_a_broken_image_is_a_crash_loop_with_the_last_words_of_its_log(tmp
         await eventually(lambda: (node.container().get("state", {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff")
         assert "out of memory (as told)" in node.container()["state"]["waiting"]["message"]
         assert node.container()["lastState"]["terminated"]["exitCode"] == 3
+
+
+async def test_a_variable_that_no_process_can_have_is_a_reason_not_a_crash(tmp_path):
+    async with cluster(tmp_path, real=True, images=TINY) as node:
+        node.objects.create("pods", pod(image="tiny:1.0", env=[{"name": "A", "value": "zero\0byte"}]))
+        await eventually(lambda: "could not be started" in str(node.container().get("state")))
 
 
 @pytest.mark.parametrize("tag", ["broken", "never-ready"])

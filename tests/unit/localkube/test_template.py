@@ -82,6 +82,11 @@ def test_text_without_known_variables_only_loses_doubled_dollars(text):
     assert template.expand(text, {}) == text.replace("$$", "$")
 
 
+def test_variables_that_would_break_the_simulator_stay_in_the_image():
+    env = [{"name": name, "value": "/sgl-workspace"} for name in ("PYTHONPATH", "PATH", "WORKBENCH_POD", "PYTHONHASHSEED")]
+    assert made(env=env).env == {"PYTHONHASHSEED": "/sgl-workspace"}
+
+
 def test_a_shell_script_is_read_not_run():
     script = (
         "set -e  # comment\npython3 -m vllm.entrypoints.openai.api_server \\\n --model ${MODEL} --port $PORT --block-size '16' && rm -rf /"
@@ -103,8 +108,9 @@ def test_a_script_that_no_shell_would_take_is_said():
         ({"ports": [{"containerPort": 8080}]}, 8080),
         ({"ports": [{"containerPort": 8080}], "args": ["--port", "9000"]}, 9000),
         ({"labels": {"model.aibrix.ai/port": "8100"}}, 8100),
+        ({"labels": {"model.aibrix.ai/port": "http"}}, 0),
     ],
-    ids=["nothing", "container_port", "option_wins", "label"],
+    ids=["nothing", "container_port", "option_wins", "label", "no_number"],
 )
 def test_the_port_is_what_the_pod_says(more, expected):
     assert made(**more).port == expected

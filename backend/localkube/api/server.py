@@ -1,0 +1,71 @@
+"""The API server as a part of a process: listens on loopback, writes the kubeconfig that clients log in with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from pathlib import Path
+
+from aiohttp import web
+
+from backend.core import files
+from backend.core.errors import PortInUse
+from backend.localkube.api.collector import Collector
+from backend.localkube.api.front import Front, Logs
+from backend.localkube.objects import Objects
+
+log = logging.getLogger(__name__)
+
+CONTEXT = "localkube"
+
+
+class ApiServer:
+    """Serves `objects` on 127.0.0.1. `kubeconfig` is written with mode 0600 once the server listens."""
+
+    def __init__(self, objects: Objects, *, port: int, kubeconfig: Path, token: str = "", logs: Logs | None = None) -> None:
+        self.objects = objects
+        self.token = token or secrets.token_urlsafe(32)
+        self.kubeconfig = kubeconfig
+        self._port = port
+        self._front = Front(objects, token=self.token, logs=logs)
+        self._collector = Collector(objects)
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Listen. Raises PortInUse."""
+        server = web.Server(self._front.handle, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise PortInUse("127.0.0.1", self._port, what="the Kubernetes API") from error
+        self._port = int(self._runner.addresses[0][1])
+        self._collector.start()
+        files.write_atomic(self.kubeconfig, json.dumps(kubeconfig(self.url, self.token), indent=2).encode(), mode=0o600)
+        log.info("Kubernetes API on %s, kubeconfig %s", self.url, self.kubeconfig)
+
+    async def stop(self) -> None:
+        """End: watches are closed, nothing is written any more by this server."""
+        await self._collector.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+def kubeconfig(url: str, token: str) -> dict[str, object]:
+    """A kubeconfig (JSON is YAML) with one cluster, one user and one context."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": CONTEXT, "cluster": {"server": url}}],
+        "users": [{"name": CONTEXT, "user": {"token": token}}],
+        "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}}],
+        "current-context": CONTEXT,
+    }

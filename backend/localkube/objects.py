@@ -17,7 +17,7 @@ import msgspec
 
 from backend.core.clock import Clock, SystemClock
 from backend.core.errors import NotFound
-from backend.localkube.api import builtins, crds, metadata, rules, status
+from backend.localkube.api import builtins, crds, metadata, rules, status, steps
 from backend.localkube.api.kinds import Kind, Kinds
 from backend.localkube.api.schema import MISSING
 from backend.localkube.api.status import WRONG_TYPE, ApiError, Cause, Json
@@ -155,11 +155,11 @@ class Objects:
         before = old.value
         wanted = make(before)
         wanted = {**wanted, "metadata": {**(wanted.get("metadata") or {})}}
-        self._fits(kind, namespace, name, wanted["metadata"], before["metadata"], write)
+        steps.fits(kind, namespace, name, wanted["metadata"], before["metadata"], write)
         value = self._shaped(kind, wanted, write, before)
-        self._keep(kind, value, before, subresource)
+        steps.keep(kind, value, before, subresource)
         self._complete(kind, value, new=False)
-        if _same(value, before):
+        if steps.same(value, before):
             return old
         meta = value["metadata"]
         if kind.counts and any(
@@ -170,7 +170,7 @@ class Objects:
         self._validate(kind, value, before, write)
         if write.dry_run:
             return stored(value, old.version)
-        if _is_finished(value):
+        if steps.is_finished(value):
             self.store.remove(kind.key, old.key)
             self._gone(kind, before)
             return stored(value, old.version)
@@ -194,11 +194,11 @@ class Objects:
         self._admit("DELETE", kind, None, old.value, Write())
         marked, must_mark = self._marked(kind, old.value, how)
         if how.dry_run:
-            return stored(marked, old.version), _is_finished(marked)
+            return stored(marked, old.version), steps.is_finished(marked)
         current = old
         if must_mark and marked is not old.value:
             current = self.store.put(kind.key, marked)
-        if not _is_finished(marked):
+        if not steps.is_finished(marked):
             return current, False
         last = self.store.remove(kind.key, old.key)
         self._gone(kind, last.value)
@@ -215,7 +215,7 @@ class Objects:
             finalizers.append(crds.CLEANUP)
         if finalizers:
             meta["finalizers"] = finalizers
-        grace = _grace(old, how.grace_s) if kind.key == "pods" else 0
+        grace = steps.grace(old, how.grace_s) if kind.key == "pods" else 0
         before = meta.get("deletionGracePeriodSeconds")
         if before is not None:
             if grace >= before:
@@ -230,7 +230,7 @@ class Objects:
         marked = {**old, "metadata": meta}
         if kind.key == "namespaces":
             marked["status"] = {**old.get("status", {}), "phase": "Terminating"}
-        return marked, before is not None or not _is_finished(marked)
+        return marked, before is not None or not steps.is_finished(marked)
 
     def _gone(self, kind: Kind, last: Json) -> None:
         if kind.key == CRDS:
@@ -265,7 +265,7 @@ class Objects:
             value["apiVersion"] = stored_as.api_version
         warnings = [f'unknown field "{path}"' for path in unknown]
         if warnings and write.validation == "Strict":
-            raise _undecodable(kind, value, f"strict decoding error: {', '.join(warnings)}", write)
+            raise steps.undecodable(kind, value, f"strict decoding error: {', '.join(warnings)}", write)
         if write.validation == "Warn":
             write.warnings += warnings
         return value
@@ -291,45 +291,6 @@ class Objects:
             if self.store.get(kind.key, (namespace, name)) is None:
                 return name
         raise ApiError(409, "AlreadyExists", f"no free name begins with {base!r}; try again", details=status.about(kind, base))
-
-    def _fits(self, kind: Kind, namespace: str, name: str, meta: Json, before: Json, write: Write) -> None:
-        """Whether a wanted state is one of this object, in the version that the client knows."""
-        if kind.namespaced and meta.setdefault("namespace", namespace) != namespace:
-            raise status.bad_request("the namespace of the provided object does not match the namespace sent on the request")
-        if meta.setdefault("name", name) != name:
-            raise status.bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({name})")
-        if (uid := meta.get("uid")) and uid != before["uid"]:
-            if write.patch:
-                cause = Cause(status.INVALID, "metadata.uid", f'Invalid value: "{uid}": field is immutable')
-                raise status.invalid_object(kind, name, [cause])
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
-            raise status.conflict(kind, name, why)
-        if (version := meta.get("resourceVersion")) and version != before["resourceVersion"]:
-            raise status.conflict(kind, name)
-
-    def _keep(self, kind: Kind, value: Json, before: Json, subresource: str) -> None:
-        """Put back what this write may not touch."""
-        meta, kept = value["metadata"], before["metadata"]
-        if subresource == "status":
-            if kind.custom:
-                meta = value["metadata"] = dict(kept)
-            for part in before.keys() | value.keys():
-                if part not in ("metadata", "status"):
-                    _restore(value, before, part)
-        elif kind.status and subresource != "binding":
-            _restore(value, before, "status")
-        if kind.key == "namespaces" and subresource != "finalize":
-            _restore(value, before, "spec")
-        for name in ("uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"):
-            _restore(meta, kept, name)
-        meta.pop("selfLink", None)
-        if meta.get("managedFields") == [{}]:
-            del meta["managedFields"]
-        elif "managedFields" in kept:
-            meta.setdefault("managedFields", kept["managedFields"])
-        for name in ("labels", "annotations", "finalizers", "ownerReferences", "managedFields"):
-            if not meta.get(name):
-                meta.pop(name, None)
 
     def _complete(self, kind: Kind, value: Json, *, new: bool) -> None:
         if kind.custom:
@@ -357,7 +318,7 @@ class Objects:
         kind.schema.check(value, "", causes, MISSING if before is None else before)
         name = str(value["metadata"].get("name", ""))
         if not kind.custom and (wrong := next((cause for cause in causes if cause.reason == WRONG_TYPE), None)):
-            raise _undecodable(kind, value, _go_message(kind, wrong), write)
+            raise steps.undecodable(kind, value, steps.go_message(kind, wrong), write)
         if not any(cause.reason == WRONG_TYPE and cause.field.startswith("metadata") for cause in causes):
             causes += metadata.check(value["metadata"], kind.plural, None if before is None else before["metadata"])
         if not kind.custom and not causes:
@@ -372,45 +333,3 @@ def _copy(item: Stored) -> Json:
     """A copy that the caller may change."""
     head = {"kind": item.value.get("kind"), "apiVersion": item.value.get("apiVersion")}
     return {**head, **msgspec.json.decode(b"{" + item.tail)}
-
-
-def _restore(target: Json, source: Json, name: str) -> None:
-    if name in source:
-        target[name] = source[name]
-    else:
-        target.pop(name, None)
-
-
-def _same(new: Json, old: Json) -> bool:
-    return all(new.get(part) is old.get(part) for part in new.keys() | old.keys()) or new == old
-
-
-def _is_finished(value: Json) -> bool:
-    """Whether nothing holds an object that is to go: no time left, no finalizer."""
-    meta = value["metadata"]
-    holding = meta.get("finalizers") or (value.get("kind") == "Namespace" and value.get("spec", {}).get("finalizers"))
-    return "deletionTimestamp" in meta and not meta.get("deletionGracePeriodSeconds") and not holding
-
-
-def _grace(pod: Json, asked: int | None) -> int:
-    """Seconds that a pod gets to end: none when nobody runs it (yet, or any more)."""
-    if not pod["spec"].get("nodeName") or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-        return 0
-    grace = pod["spec"].get("terminationGracePeriodSeconds", 30) if asked is None else asked
-    return grace if grace >= 0 else 1
-
-
-def _undecodable(kind: Kind, value: Json, message: str, write: Write) -> ApiError:
-    if not write.patch:
-        return status.bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {message}')
-    cause = Cause(status.INVALID, "patch", f"Invalid value: {message}")
-    return status.invalid_object(kind, str(value.get("metadata", {}).get("name", "")), [cause])
-
-
-def _go_message(kind: Kind, cause: Cause) -> str:
-    """How a Go server words a value of a wrong type."""
-    if "regular expression" in cause.message:
-        return cause.message
-    found, wanted = cause.message.partition('"')[2].partition('"')[0], cause.message.partition("of type ")[2].partition(":")[0]
-    place = cause.field.rpartition(".")[0] if cause.field.startswith(("data.", "stringData.")) else cause.field
-    return f"json: cannot unmarshal {found} into Go struct field {kind.kind}.{place} of type {wanted}"

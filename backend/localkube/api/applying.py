@@ -23,8 +23,8 @@ Path = tuple[str, ...]
 class Apply:
     """One apply request. Raises ApiError (400) when the body is none."""
 
-    def __init__(self, body: Json, manager: str, kind: Kind, *, force: bool, now: float) -> None:
-        self._manager, self._kind, self._force, self._now = manager, kind, force, now
+    def __init__(self, body: Json, manager: str, kind: Kind, *, force: bool, now: float, sub: str = "") -> None:
+        self._manager, self._kind, self._force, self._now, self._sub = manager, kind, force, now, sub
         if body.get("apiVersion") != kind.api_version or body.get("kind") != kind.kind:
             raise status.bad_request(f"apply needs apiVersion {kind.api_version} and kind {kind.kind} in its body")
         meta = body.get("metadata") or {}
@@ -34,6 +34,8 @@ class Apply:
         kind.schema.shape(body, "", unknown)
         if unknown:
             raise ApiError(500, "", f"failed to create typed patch object: .{unknown[0]}: field not declared in schema")
+        if sub == "status":
+            body = {part: value for part, value in body.items() if part in ("apiVersion", "kind", "metadata", "status")}
         self._body = body
         owned = {part: value for part, value in body.items() if part not in ("apiVersion", "kind", "metadata")}
         if own := {part: value for part, value in meta.items() if part not in _NOT_OWNED}:
@@ -51,12 +53,13 @@ class Apply:
         """`old` with what is applied, without what this manager gave up. Raises ApiError (409) for a conflict."""
         meta = old["metadata"]
         entries = [entry for entry in meta.get("managedFields", ()) if entry.get("operation") == "Apply"]
-        before = next((entry for entry in entries if entry["manager"] == self._manager), None)
-        others = [entry for entry in entries if entry["manager"] != self._manager]
+        before = next((entry for entry in entries if self._is_mine(entry)), None)
+        others = [entry for entry in entries if not self._is_mine(entry)]
         applied = patches.strategic(old, self._body, self._kind.schema, at_end=True)
         self._refuse_conflicts(old, applied, others)
         kept = {path for entry in others for path in paths_of(entry["fieldsV1"])}
-        for path in sorted(paths_of(before["fieldsV1"]) if before else (), key=len, reverse=True):
+        # Elements of lists go before their fields: without its keys an element could not be found any more.
+        for path in sorted(paths_of(before["fieldsV1"]) if before else (), key=lambda path: path[-1] != "."):
             if path not in self._paths and path not in kept:
                 applied = _without(applied, path, self._kind.schema)
         entry = self._entry()
@@ -70,12 +73,13 @@ class Apply:
 
     def _refuse_conflicts(self, old: Json, applied: Json, others: list[Json]) -> None:
         schema = self._kind.schema
-        causes = []
-        for other in others:
-            for path in sorted(paths_of(other["fieldsV1"]) & self._paths):
-                if not self._force and _value(old, path, schema) != _value(applied, path, schema):
-                    causes.append((_shown(path), f'conflict with "{other["manager"]}"'))
-        if causes:
+        causes = [
+            (_shown(path), f'conflict with "{other["manager"]}"')
+            for other in others
+            for path in sorted(paths_of(other["fieldsV1"]) & self._paths)
+            if _value(old, path, schema) != _value(applied, path, schema)
+        ]
+        if causes and not self._force:
             head = "1 conflict: " if len(causes) == 1 else f"{len(causes)} conflicts: "
             message = f"Apply failed with {head}" + ", ".join(f"{text}: {field}" for field, text in causes)
             listed = [{"reason": "FieldManagerConflict", "message": text, "field": field} for field, text in causes]
@@ -83,6 +87,9 @@ class Apply:
 
     def _released(self, entry: Json, changed: set[Path]) -> Json:
         return {**entry, "fieldsV1": tree(paths_of(entry["fieldsV1"]) - changed)}
+
+    def _is_mine(self, entry: Json) -> bool:
+        return bool(entry["manager"] == self._manager and entry.get("subresource", "") == self._sub)
 
     def _entry(self) -> Json:
         return {
@@ -92,6 +99,7 @@ class Apply:
             "time": timestamp(self._now),
             "fieldsType": "FieldsV1",
             "fieldsV1": tree(self._paths),
+            **({"subresource": self._sub} if self._sub else {}),
         }
 
 

@@ -50,7 +50,7 @@ def place(kinds: Kinds, path: str) -> Place | None:
         return None
     if kind.namespaced and namespace is None and len(rest) > 1:
         raise status.no_such_resource()
-    name, sub = (rest[1:] + ["", ""])[:2]
+    name, sub = [*rest[1:], "", ""][:2]
     return Place(kind, namespace, name, sub, watch)
 
 
@@ -79,7 +79,7 @@ def write(query: Mapping[str, str], options: str, *, patch: bool = False) -> Wri
         message = f'Unsupported value: "{validation}": supported values: "", "Ignore", "Strict", "Warn"'
         raise status.invalid_options(options, [Cause(UNSUPPORTED, "fieldValidation", message)])
     return Write(
-        dry_run=is_dry(query.getlist("dryRun") if hasattr(query, "getlist") else query.get("dryRun"), options),
+        dry_run=is_dry(query.get("dryRun"), options),
         validation=validation,
         patch=patch,
     )
@@ -156,26 +156,19 @@ def listing(query: Mapping[str, str], at: Place) -> Listing:
 
 
 def _check_match(match: str, version: int | None, *, watch: bool, initial: bool) -> None:
-    causes = []
-    name = "resourceVersionMatch"
-    if watch:
-        if initial and match != "NotOlderThan":
-            causes.append(
-                Cause(status.FORBIDDEN, name, "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-            )
-        elif match and not initial:
-            causes.append(
-                Cause(status.FORBIDDEN, name, "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-            )
-    elif match:
-        if match not in ("Exact", "NotOlderThan"):
-            causes.append(Cause(UNSUPPORTED, name, f'Unsupported value: "{match}": supported values: "Exact", "NotOlderThan", ""'))
-        elif version is None:
-            causes.append(Cause(status.FORBIDDEN, name, "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        elif match == "Exact" and version == 0:
-            causes.append(Cause(status.FORBIDDEN, name, 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'))
-    if causes:
-        raise status.invalid_options("ListOptions", causes)
+    reason, message = status.FORBIDDEN, ""
+    if watch and initial and match != "NotOlderThan":
+        message = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+    elif watch and match and not initial:
+        message = "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+    elif not watch and match not in ("", "Exact", "NotOlderThan"):
+        reason, message = UNSUPPORTED, f'Unsupported value: "{match}": supported values: "Exact", "NotOlderThan", ""'
+    elif not watch and match and version is None:
+        message = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+    elif not watch and match == "Exact" and version == 0:
+        message = 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+    if message:
+        raise status.invalid_options("ListOptions", [Cause(reason, "resourceVersionMatch", message)])
 
 
 def token(version: int, last: Key) -> str:

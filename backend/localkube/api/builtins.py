@@ -1,8 +1,8 @@
 """The built-in kinds: their fields in a short notation, compiled to the same schemas as those of custom resources.
 
 A type is a line `Name field:type ...`. Types are s(tring), i(nteger), b(oolean), n(umber), q(uantity), I (integer or string),
-`*` (anything), another name, `[T]` a list, `{T}` a map. Behind them `!` marks a required field, `@a,b` the merge keys of a list,
-`#` a list of values that merges, `=json` the default.
+`*` (anything), another name, `[T]` a list, `{T}` a map. Behind them `!` marks a required field, `?` one that may be null,
+`@a,b` the merge keys of a list, `#` a list of values that merges, `=json` the default.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ v1 nodes Node no - cluster spec:NodeSpec={} status:NodeStatus={}
 v1 configmaps ConfigMap cm - namespaced data:{s} binaryData:{s} immutable:b
 v1 secrets Secret - - namespaced data:{s} stringData:{s} type:s="Opaque" immutable:b
 v1 serviceaccounts ServiceAccount sa - namespaced secrets:[*] imagePullSecrets:[Local]@name automountServiceAccountToken:b
-v1 events Event ev - namespaced involvedObject:Reference! reason:s message:s source:*={} firstTimestamp:s lastTimestamp:s count:i type:s
- eventTime:s series:* action:s related:Reference reportingComponent:s="" reportingInstance:s=""
+v1 events Event ev - namespaced involvedObject:Reference! reason:s message:s source:*={} firstTimestamp:s?=null
+ lastTimestamp:s?=null count:i type:s eventTime:s?=null series:* action:s related:Reference reportingComponent:s="" reportingInstance:s=""
 apps/v1 controllerrevisions ControllerRevision - - namespaced data:* revision:i!
 apps/v1 deployments Deployment deploy all namespaced spec:WorkloadSpec! status:WorkloadStatus={}
 apps/v1 replicasets ReplicaSet rs all namespaced spec:SetSpec! status:WorkloadStatus={}
@@ -142,11 +142,11 @@ def _fields(words: list[str]) -> Json:
         rest, _, keys = rest.partition("@")
         if rest.endswith("!"):
             required.append(name)
-        properties[name] = field = dict(_type(rest.rstrip("!")))
+        properties[name] = field = dict(_type(rest.rstrip("!?")))
+        if rest.endswith("?"):
+            field["nullable"] = True
         if keys:
-            field |= {LENIENT: True, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys.rstrip("!").split(",")}
-            if keys.endswith("!"):
-                required.append(name)
+            field |= {LENIENT: True, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys.split(",")}
         if default:
             field["default"] = json.loads(default)
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from functools import partial
 
 from backend.localkube.api import crds
 from backend.localkube.api.kinds import Kind
@@ -48,13 +49,13 @@ class Collector:
     def _follow(self) -> None:
         """Listen to every resource that is served, and learn the owners of what is there."""
         store = self._objects.store
-        for key in self._objects.kinds.keys():
+        for key in self._objects.kinds.resources():
             if key in self._heard:
                 continue
             self._heard.add(key)
             for item in store.all(key):
                 self._learn(key, item.key, item.value)
-            store.listen(key, lambda event, key=key: self._hear(key, event))  # type: ignore[misc]
+            store.listen(key, partial(self._hear, key))
 
     def _hear(self, key: str, event: Event) -> None:
         meta = event.new.value["metadata"]
@@ -104,7 +105,7 @@ class Collector:
 
     def _empty_namespace(self, namespace: Json) -> None:
         name = namespace["metadata"]["name"]
-        keys = [key for key in self._objects.kinds.keys() if self._stored(key).namespaced]
+        keys = [key for key in self._objects.kinds.resources() if self._stored(key).namespaced]
         for key in keys:
             for item in self._objects.store.all(key, name):
                 self._remove(key, item.key)
@@ -121,7 +122,7 @@ class Collector:
         """Dependents whose owners are all gone go too; owners that wait for their dependents are let go."""
         store = self._objects.store
         alive: dict[str, Json] = {}
-        for key in self._objects.kinds.keys():
+        for key in self._objects.kinds.resources():
             for item in store.all(key):
                 meta = item.value["metadata"]
                 alive[meta["uid"]] = meta
@@ -138,7 +139,7 @@ class Collector:
                     self._remove(key, at, "Foreground")
             if not places:
                 del self._dependents[uid]
-        for key in self._objects.kinds.keys():
+        for key in self._objects.kinds.resources():
             for item in store.all(key):
                 self._let_go(key, item.key, item.value["metadata"])
 

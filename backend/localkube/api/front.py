@@ -297,7 +297,7 @@ class Front:
 
     def _patch(self, request: web.BaseRequest, at: Place, data: bytes) -> web.Response:
         write = ask.write(request.query, "PatchOptions", patch=True)
-        patch = patcher(request.headers.get("Content-Type", ""), data, request.query, at.kind, now=self.objects.clock.now())
+        patch = patcher(request.headers.get("Content-Type", ""), data, request.query, at.kind, now=self.objects.clock.now(), sub=at.sub)
         if patch.creates and not at.sub and self.objects.store.get(at.kind.key, (at.home, at.name)) is None:
             fresh = patch.new(at.name)
             return self._object(request, at, self.objects.add(at.kind, at.home, fresh, write), 201, write)
@@ -317,13 +317,11 @@ class Front:
         how = ask.deletion(request.query, options)
         if not at.name:
             asked = ask.listing(request.query, at)
-            chosen = [
-                item for item in self.objects.store.all(at.kind.key, at.namespace) if asked.matches is None or asked.matches(item.value)
-            ]
+            matches, store = asked.matches, self.objects.store
+            chosen = [item for item in store.all(at.kind.key, at.namespace) if matches is None or matches(item.value)]
             gone = [self.objects.remove(at.kind, *item.key, how)[0] for item in chosen]
-            return web.Response(
-                body=_list_body(at, gone, {"resourceVersion": str(self.objects.store.version)}), content_type="application/json"
-            )
+            body = _list_body(at, gone, {"resourceVersion": str(store.version)})
+            return web.Response(body=body, content_type="application/json")
         last, is_gone = self.objects.remove(at.kind, at.home, at.name, how)
         if is_gone and at.kind.key != "pods":
             return _json(status.success(at.kind, at.name, last.value["metadata"]["uid"]))

@@ -110,7 +110,7 @@ class Kinds:
         """The storage version of a resource."""
         return self._stored.get(key)
 
-    def keys(self) -> list[str]:
+    def resources(self) -> list[str]:
         return list(self._stored)
 
     def __iter__(self) -> Iterator[Kind]:

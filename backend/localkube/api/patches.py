@@ -121,7 +121,7 @@ def strategic(target: Any, patch: Any, schema: Schema | None, *, at_end: bool = 
         if name.startswith(_DELETED):
             field = name.removeprefix(_DELETED)
             merged[field] = [entry for entry in merged.get(field, ()) if entry not in item]
-        elif name.startswith(_ORDER) or name.startswith("$"):
+        elif name.startswith("$"):
             continue
         elif item is None:
             merged.pop(name, None)

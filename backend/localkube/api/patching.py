@@ -22,7 +22,7 @@ class Patch:
     new: Callable[[str], Json] = lambda _: {}
 
 
-def patcher(content_type: str, data: bytes, query: Mapping[str, str], kind: Kind, *, now: float) -> Patch:
+def patcher(content_type: str, data: bytes, query: Mapping[str, str], kind: Kind, *, now: float, sub: str = "") -> Patch:
     """The patch in a body. Raises ApiError: 400 for a broken one, 415 for a media type that the kind does not know."""
     media = content_type.partition(";")[0].strip()
     known = [JSON_PATCH, MERGE, *([] if kind.custom else [STRATEGIC]), APPLY]
@@ -41,5 +41,5 @@ def patcher(content_type: str, data: bytes, query: Mapping[str, str], kind: Kind
     if not manager:
         cause = Cause(REQUIRED, "fieldManager", "Required value: is required for apply patch")
         raise status.invalid_options("PatchOptions", [cause])
-    asked = applying.Apply(body, manager, kind, force=query.get("force") == "true", now=now)
+    asked = applying.Apply(body, manager, kind, force=query.get("force") == "true", now=now, sub="" if sub == "scale" else sub)
     return Patch(asked.onto, creates=True, new=asked.new)

@@ -48,8 +48,6 @@ def complete(key: str, value: Json) -> None:
         added = {name: base64.b64encode(text.encode()).decode() for name, text in value.pop("stringData", {}).items()}
         if added:
             value["data"] = {**value.get("data", {}), **added}
-    elif key == "events":
-        value.setdefault("eventTime", None)
     elif key == "services":
         for port in value["spec"].get("ports", ()):
             port.setdefault("targetPort", port.get("port"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import secrets
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from backend.core import files
 from backend.core.errors import PortInUse
+from backend.localkube.api import certificate
 from backend.localkube.api.collector import Collector
 from backend.localkube.api.front import Front, Logs
 from backend.localkube.objects import Objects
@@ -21,7 +23,7 @@ CONTEXT = "localkube"
 
 
 class ApiServer:
-    """Serves `objects` on 127.0.0.1. `kubeconfig` is written with mode 0600 once the server listens."""
+    """Serves `objects` on 127.0.0.1 over TLS. `kubeconfig` is written (0600) once the server listens; the certificate lies beside it."""
 
     def __init__(self, objects: Objects, *, port: int, kubeconfig: Path, token: str = "", logs: Logs | None = None) -> None:
         self.objects = objects
@@ -34,14 +36,16 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"https://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
         """Listen. Raises PortInUse."""
         server = web.Server(self._front.handle, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True, backlog=1024)
+        crt, key = certificate.ensure(self.kubeconfig.parent)
+        tls = certificate.context(crt, key)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=tls, reuse_address=True, backlog=1024)
         try:
             await site.start()
         except OSError as error:
@@ -49,7 +53,8 @@ class ApiServer:
             raise PortInUse("127.0.0.1", self._port, what="the Kubernetes API") from error
         self._port = int(self._runner.addresses[0][1])
         self._collector.start()
-        files.write_atomic(self.kubeconfig, json.dumps(kubeconfig(self.url, self.token), indent=2).encode(), mode=0o600)
+        login = kubeconfig(self.url, self.token, crt.read_bytes())
+        files.write_atomic(self.kubeconfig, json.dumps(login, indent=2).encode(), mode=0o600)
         log.info("Kubernetes API on %s, kubeconfig %s", self.url, self.kubeconfig)
 
     async def stop(self) -> None:
@@ -59,12 +64,13 @@ class ApiServer:
             await self._runner.cleanup()
 
 
-def kubeconfig(url: str, token: str) -> dict[str, object]:
+def kubeconfig(url: str, token: str, authority: bytes) -> dict[str, object]:
     """A kubeconfig (JSON is YAML) with one cluster, one user and one context."""
+    cluster = {"server": url, "certificate-authority-data": base64.b64encode(authority).decode()}
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": CONTEXT, "cluster": {"server": url}}],
+        "clusters": [{"name": CONTEXT, "cluster": cluster}],
         "users": [{"name": CONTEXT, "user": {"token": token}}],
         "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}}],
         "current-context": CONTEXT,

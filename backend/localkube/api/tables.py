@@ -115,6 +115,10 @@ def _selector(item: Json, _: float) -> str:
     return ",".join(f"{name}={text}" for name, text in sorted(item["spec"].get("selector", {}).get("matchLabels", {}).items()))
 
 
+def _ports(item: Json, _: float) -> str:
+    return ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", ())) or "<none>"
+
+
 def _involved(item: Json, _: float) -> str:
     about = item.get("involvedObject", {})
     return f"{about.get('kind', '').lower()}/{about.get('name', '')}"
@@ -124,9 +128,7 @@ _COMPUTED: dict[str, Callable[[Json, float], Any]] = {
     "ready": lambda item, _: f"{sum(bool(entry.get('ready')) for entry in _statuses(item))}/{len(_containers(item))}",
     "phase": _phase,
     "restarts": lambda item, _: str(sum(entry.get("restartCount", 0) for entry in _statuses(item))),
-    "ports": lambda item, _: (
-        ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", ())) or "<none>"
-    ),
+    "ports": _ports,
     "node": _node,
     "data": lambda item, _: len(item.get("data") or {}) + len(item.get("binaryData") or {}),
     "seen": _seen,

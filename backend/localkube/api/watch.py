@@ -117,7 +117,7 @@ class Watch:
         meta: Json = {"resourceVersion": str(self._store.version), "creationTimestamp": None}
         if initial:
             meta["annotations"] = {INITIAL_END: "true"}
-        value = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
+        value: Json = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
         if self._form == "Table":
             value = {**table(kind, [], meta, include="None", now=self._now(), head=False), "rows": [{"cells": [], "object": value}]}
         return json.dumps({"type": "BOOKMARK", "object": value}, separators=(",", ":")).encode() + b"\n"

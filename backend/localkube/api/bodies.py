@@ -11,7 +11,7 @@ from backend.localkube.api import status
 from backend.localkube.api.status import ApiError, Json
 
 LIMIT_BYTES = 3 * 1024 * 1024
-OBJECT_TYPES = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
+OBJECT_TYPES = ("application/json", "application/yaml")
 _decode = msgspec.json.Decoder().decode
 
 
@@ -44,11 +44,14 @@ def read(data: bytes, content_type: str) -> Any:
         raise status.bad_request(f"the body is no JSON: {error}") from error
 
 
-def read_object(data: bytes, content_type: str, *, custom: bool) -> Json:
+def read_object(data: bytes, content_type: str) -> Json:
     """The object in the body of a POST or PUT."""
-    known = OBJECT_TYPES[: 2 if custom else 3]
-    if content_type.partition(";")[0].strip() not in OBJECT_TYPES[:2]:
-        raise status.unknown_format(known)
+    media = content_type.partition(";")[0].strip()
+    if media.endswith("protobuf"):
+        message = f"unsupported media type {media}: this server reads JSON and YAML, as `kubectl apply` and `kubectl create -f` send"
+        raise ApiError(415, "UnsupportedMediaType", message)
+    if media not in OBJECT_TYPES:
+        raise status.unknown_format(OBJECT_TYPES)
     value = read(data, content_type)
     if not isinstance(value, dict):
         raise status.bad_request("couldn't get version/kind; json parse error: the body is no object")

@@ -122,6 +122,8 @@ COLUMNS = {
 }  # fmt: skip
 
 _SIMPLE = {"s": "string", "i": "integer", "b": "boolean", "n": "number", "q": "quantity"}
+_MERGES = {"x-kubernetes-patch-strategy": "merge"}
+"""Tells kubectl that a list merges in a strategic patch."""
 _WORKLOAD_SCALE = Scale(".spec.replicas", ".status.replicas", "")
 
 
@@ -146,7 +148,8 @@ def _fields(words: list[str]) -> Json:
         if rest.endswith("?"):
             field["nullable"] = True
         if keys:
-            field |= {LENIENT: True, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys.split(",")}
+            field |= {LENIENT: True, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys.split(","), **_MERGES}
+            field["x-kubernetes-patch-merge-key"] = field["x-kubernetes-list-map-keys"][0]
         if default:
             field["default"] = json.loads(default)
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
@@ -160,7 +163,7 @@ def _type(word: str) -> Json:
     if word == "*":
         return {"x-kubernetes-preserve-unknown-fields": True}
     if word.endswith("#"):
-        return {**_type(word[:-1]), LENIENT: True, "x-kubernetes-list-type": "set"}
+        return {**_type(word[:-1]), LENIENT: True, "x-kubernetes-list-type": "set", **_MERGES}
     if word.startswith("["):
         return {"type": "array", "items": _type(word[1:-1])}
     if word.startswith("{"):

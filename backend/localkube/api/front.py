@@ -259,7 +259,7 @@ class Front:
     def _sent(self, request: web.BaseRequest, at: Place, data: bytes, write: Write) -> Json:
         """The object of a POST or PUT, which must be one of the kind that the path names."""
         kind = at.kind
-        body = bodies.read_object(data, request.headers.get("Content-Type", ""), custom=kind.custom)
+        body = bodies.read_object(data, request.headers.get("Content-Type", ""))
         if write.validation == "Strict" and (doubled := bodies.twice(data)):
             listed = ", ".join(f'duplicate field "{path}"' for path in doubled)
             raise status.bad_request(f"strict decoding error: {listed}")
@@ -313,7 +313,7 @@ class Front:
         return self._object(request, at, changed, 200, write)
 
     def _delete(self, request: web.BaseRequest, at: Place, data: bytes) -> web.Response:
-        options = bodies.read_object(data, request.headers.get("Content-Type", "application/json"), custom=False) if data else {}
+        options = bodies.read_object(data, request.headers.get("Content-Type", "application/json")) if data else {}
         how = ask.deletion(request.query, options)
         if not at.name:
             asked = ask.listing(request.query, at)

@@ -158,13 +158,13 @@ class Objects:
         steps.fits(kind, namespace, name, wanted["metadata"], before["metadata"], write)
         value = self._shaped(kind, wanted, write, before)
         steps.keep(kind, value, before, subresource)
-        self._complete(kind, value, new=False)
+        substance = steps.substance_changed(value, before)
+        if substance:
+            self._complete(kind, value, new=False)
         if steps.same(value, before):
             return old
         meta = value["metadata"]
-        if kind.counts and any(
-            value.get(part) != before.get(part) for part in value.keys() | before.keys() if part not in ("metadata", "status")
-        ):
+        if kind.counts and substance and steps.substance_changed(value, before):
             meta["generation"] = before["metadata"].get("generation", 1) + 1
         value = self._admit("UPDATE", kind, value, before, write)
         self._validate(kind, value, before, write)
@@ -321,7 +321,7 @@ class Objects:
             raise steps.undecodable(kind, value, steps.go_message(kind, wrong), write)
         if not any(cause.reason == WRONG_TYPE and cause.field.startswith("metadata") for cause in causes):
             causes += metadata.check(value["metadata"], kind.plural, None if before is None else before["metadata"])
-        if not kind.custom and not causes:
+        if not kind.custom and not causes and (before is None or steps.substance_changed(value, before)):
             causes += rules.check(kind.key, value)
             if before is not None and not write.trusted:
                 causes += rules.check_change(kind.key, value, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -34,6 +35,9 @@ async def run(state: Path, port: int) -> None:
     stopped = asyncio.Event()
     life.on_stop(stopped.set)
     objects = Objects(state / "cluster.sqlite")
+    # Objects live long and hold no cycles: looking through all of them again and again would take most of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     server = ApiServer(objects, port=port, kubeconfig=state / "kubeconfig")
     try:
         await server.start()

@@ -70,7 +70,7 @@ def check(metadata: Json, plural: str, old: Json | None = None) -> list[Cause]:
         ("ownerReferences", _check_owners), ("finalizers", _check_finalizers),
     ):  # fmt: skip
         value = metadata.get(part)
-        if value and value is not before.get(part):
+        if value and value != before.get(part):
             causes += look(value)
     if "deletionTimestamp" in before:
         added = sorted(set(metadata.get("finalizers") or ()) - set(before.get("finalizers") or ()))

@@ -56,6 +56,15 @@ def _restore(target: Json, source: Json, name: str) -> None:
         target.pop(name, None)
 
 
+def substance_changed(new: Json, old: Json) -> bool:
+    """Whether anything but metadata and status changed."""
+    return any(
+        new.get(part) is not old.get(part) and new.get(part) != old.get(part)
+        for part in new.keys() | old.keys()
+        if part not in ("metadata", "status")
+    )
+
+
 def same(new: Json, old: Json) -> bool:
     return all(new.get(part) is old.get(part) for part in new.keys() | old.keys()) or new == old
 

@@ -111,11 +111,22 @@ async def ready(process: subprocess.Popen[bytes], state: Path, started: float) -
         return found, time.perf_counter() - started
 
 
+def start(folder: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "backend.localkube.api", "--state", folder]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory; 0 where the system has no /proc."""
+    file = Path(f"/proc/{pid}/statm")
+    return int(file.read_text().split()[1]) * 4096 / 2**20 if file.exists() else 0.0
+
+
 async def measure(count: int, connections: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "backend.localkube.api", "--state", folder], cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = start(folder)
         try:
             found, ready_s = await ready(process, state, started)
             clients = [Client(*found) for _ in range(connections)]
@@ -129,7 +140,7 @@ async def measure(count: int, connections: int) -> dict[str, float]:
             began = time.perf_counter()
             listed = await clients[0].call("GET", PODS)
             list_s = time.perf_counter() - began
-            rss = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * 4096 / 2**20 if Path("/proc").exists() else 0.0
+            rss = rss_mb(process.pid)
         finally:
             process.terminate()
             process.wait(10)

@@ -245,7 +245,8 @@ class Objects:
         self.kinds.replace(key, made)
         kind = self._kind(key)
         if known:
-            self.store.reshape(key, lambda value: kind.schema.shape(value, "", []))
+            head = {"apiVersion": kind.api_version}
+            self.store.reshape(key, lambda value: {**kind.schema.shape(value, "", []), **head})
         else:
             self.store.load(key, {"kind": kind.kind, "apiVersion": kind.api_version})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 
 from backend.localkube.api import crds
@@ -27,24 +28,32 @@ Place = tuple[str, Key]
 
 
 class Collector:
-    """Started and stopped with the server."""
+    """Runs with the server, as one supervised task."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._dependents: dict[str, set[Place]] = defaultdict(set)
-        self._heard: set[str] = set()
+        self._heard: dict[str, Callable[[], None]] = {}
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._follow()
+    async def run(self) -> None:
+        """For ever. A task that died is started anew by its supervisor and begins with a look at everything."""
         self._wake.set()
-        self._task = asyncio.create_task(self._run(), name="collector")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(SETTLE_S)
+                self._wake.clear()
+                self._follow()
+                try:
+                    self._pass()
+                except ApiError as error:
+                    log.warning("collecting is tried again: %s", error)
+                    self._wake.set()
+        finally:
+            for stop in self._heard.values():
+                stop()
+            self._heard.clear()
 
     def _follow(self) -> None:
         """Listen to every resource that is served, and learn the owners of what is there."""
@@ -52,10 +61,9 @@ class Collector:
         for key in self._objects.kinds.resources():
             if key in self._heard:
                 continue
-            self._heard.add(key)
             for item in store.all(key):
                 self._learn(key, item.key, item.value)
-            store.listen(key, partial(self._hear, key))
+            self._heard[key] = store.listen(key, partial(self._hear, key))
 
     def _hear(self, key: str, event: Event) -> None:
         meta = event.new.value["metadata"]
@@ -67,18 +75,6 @@ class Collector:
     def _learn(self, key: str, at: Key, value: Json) -> None:
         for owner in value["metadata"].get("ownerReferences", ()):
             self._dependents[owner["uid"]].add((key, at))
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            await asyncio.sleep(SETTLE_S)
-            self._wake.clear()
-            self._follow()
-            try:
-                self._pass()
-            except ApiError as error:
-                log.warning("collecting is tried again: %s", error)
-                self._wake.set()
 
     def _pass(self) -> None:
         """One look at everything that is on its way out. Whatever a deletion brings about wakes the next pass."""

@@ -33,6 +33,7 @@ Logs = Callable[[str, str, str, dict[str, str]], AsyncIterator[bytes] | bytes]
 
 _OPEN = frozenset({"/readyz", "/livez", "/healthz", "/version"})
 _AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+_IDLE = frozenset({"deployments.apps", "replicasets.apps"})
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -121,14 +122,13 @@ class Front:
         raise status.not_allowed()
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        if (request.content_length or 0) > bodies.LIMIT_BYTES:
-            async for _ in request.content.iter_any():  # read and dropped, so that the client hears the answer
-                pass
-            raise bodies.too_large()
-        data = await request.content.read()
+        data = bytearray()
+        async for chunk in request.content.iter_any():
+            if len(data) <= bodies.LIMIT_BYTES:  # the rest is read and dropped, so that the client hears the answer
+                data += chunk
         if len(data) > bodies.LIMIT_BYTES:
             raise bodies.too_large()
-        return data
+        return bytes(data)
 
     # ------------------------------------------------------------------ reading
 
@@ -254,6 +254,8 @@ class Front:
             return _json({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201)
         if at.kind.namespaced and at.namespace is None:
             raise status.not_allowed()
+        if at.kind.key in _IDLE and write.validation != "Ignore":
+            write.warnings.append(f"this cluster stores {at.kind.plural}, but runs no controller that would act on them")
         return self._object(request, at, self.objects.add(at.kind, at.home, body, write), 201, write)
 
     def _sent(self, request: web.BaseRequest, at: Place, data: bytes, write: Write) -> Json:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from backend.core import files
 from backend.core.errors import PortInUse
+from backend.core.supervise import Supervisor
 from backend.localkube.api import certificate
 from backend.localkube.api.collector import Collector
 from backend.localkube.api.front import Front, Logs
@@ -23,15 +24,16 @@ CONTEXT = "localkube"
 
 
 class ApiServer:
-    """Serves `objects` on 127.0.0.1 over TLS. `kubeconfig` is written (0600) once the server listens; the certificate lies beside it."""
+    """Serves `objects` on 127.0.0.1 over TLS. `kubeconfig` is written (0600) once the server listens; the certificate lies
+    beside it. Token and certificate stay the same over restarts, so clients go on."""
 
     def __init__(self, objects: Objects, *, port: int, kubeconfig: Path, token: str = "", logs: Logs | None = None) -> None:
         self.objects = objects
-        self.token = token or secrets.token_urlsafe(32)
         self.kubeconfig = kubeconfig
+        self.token = token or _known_token(kubeconfig) or secrets.token_urlsafe(32)
         self._port = port
         self._front = Front(objects, token=self.token, logs=logs)
-        self._collector = Collector(objects)
+        self._tasks = Supervisor("Kubernetes API")
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -52,16 +54,24 @@ class ApiServer:
             await self._runner.cleanup()
             raise PortInUse("127.0.0.1", self._port, what="the Kubernetes API") from error
         self._port = int(self._runner.addresses[0][1])
-        self._collector.start()
+        self._tasks.start("collector", Collector(self.objects).run)
         login = kubeconfig(self.url, self.token, crt.read_bytes())
         files.write_atomic(self.kubeconfig, json.dumps(login, indent=2).encode(), mode=0o600)
         log.info("Kubernetes API on %s, kubeconfig %s", self.url, self.kubeconfig)
 
     async def stop(self) -> None:
         """End: watches are closed, nothing is written any more by this server."""
-        await self._collector.stop()
+        await self._tasks.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+def _known_token(file: Path) -> str:
+    """The token of the server before: clients that know it go on after a restart."""
+    try:
+        return str(json.loads(file.read_text())["users"][0]["user"]["token"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def kubeconfig(url: str, token: str, authority: bytes) -> dict[str, object]:

@@ -86,7 +86,7 @@ class Store:
     def __init__(self, file: Path | None = None) -> None:
         self._database = _open(file) if file is not None else None
         self._reserved = self._load_reserved()
-        self.version = self._reserved
+        self.version = self._floor = self._reserved
         self._reserve()
         self._resources: dict[str, _Resource] = {}
         self._pending: deque[tuple[_Resource, Event]] = deque()
@@ -121,7 +121,7 @@ class Store:
     def _resource(self, resource: str) -> _Resource:
         found = self._resources.get(resource)
         if found is None:
-            found = self._resources[resource] = _Resource(self.version)
+            found = self._resources[resource] = _Resource(self._floor)
         return found
 
     def get(self, resource: str, key: Key) -> Stored | None:

@@ -46,7 +46,7 @@ def read(data: bytes, content_type: str) -> Any:
 
 def read_object(data: bytes, content_type: str) -> Json:
     """The object in the body of a POST or PUT."""
-    media = content_type.partition(";")[0].strip()
+    media = content_type.partition(";")[0].strip() or OBJECT_TYPES[0]  # the official Python client says nothing and sends JSON
     if media.endswith("protobuf"):
         message = f"unsupported media type {media}: this server reads JSON and YAML, as `kubectl apply` and `kubectl create -f` send"
         raise ApiError(415, "UnsupportedMediaType", message)

@@ -88,7 +88,7 @@ async def test_a_crd_whose_names_are_taken_is_told_at_once(client: KubeClient, k
 
 async def test_a_crd_that_is_never_established_ends_the_waiting(client: KubeClient) -> None:
     await client.create(CUSTOM_RESOURCE_DEFINITIONS, None, crd())
-    with pytest.raises(Unavailable, match=r"not established after 0\.2 s"):
+    with pytest.raises(Unavailable, match="still not established after"):
         await wait_established(client, CRD, timeout_s=0.2)
 
 

@@ -174,57 +174,67 @@ async def test_selected_and_namespaced_is_what_was_asked_for(kube_api: FakeKubeA
         assert not informer.list("other")
 
 
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.sampled_from("abc")),
-        st.tuples(st.just("remove"), st.sampled_from("abc")),
-        st.tuples(st.sampled_from(["break", "compact", "restart", "pause", "refuse"]), st.just("")),
-    ),
-    max_size=25,
-)
+CHANGES = st.lists(st.tuples(st.sampled_from(["touch", "toggle", "renew"]), st.sampled_from("abc")), max_size=4)
+TROUBLES = st.sampled_from(["none", "break", "compact", "restart", "away", "refuse"])
+ROUNDS = st.lists(st.tuples(CHANGES, TROUBLES, CHANGES, st.booleans()), min_size=1, max_size=6)
+"""Changes that are told, trouble, changes while it lasts, and whether the copy may come to rest first."""
 
 
-@settings(max_examples=25, deadline=None)
-@given(steps=STEPS, event_410=st.booleans(), bookmarks=st.booleans())
+@settings(max_examples=40, deadline=None)
+@given(rounds=ROUNDS, event_410=st.booleans(), bookmarks=st.booleans())
 def test_after_any_sequence_of_events_breaks_and_relists_the_copy_is_the_servers_state(
-    steps: list[tuple[str, str]], event_410: bool, bookmarks: bool, tmp_path_factory: pytest.TempPathFactory
+    rounds: list[tuple[list[tuple[str, str]], str, list[tuple[str, str]], bool]],
+    event_410: bool,
+    bookmarks: bool,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    asyncio.run(_check(steps, event_410, bookmarks, tmp_path_factory.mktemp("informer")))
+    asyncio.run(_check(rounds, event_410, bookmarks, tmp_path_factory.mktemp("informer")))
 
 
-async def _check(steps: list[tuple[str, str]], event_410: bool, bookmarks: bool, folder: Path) -> None:
+async def _check(
+    rounds: list[tuple[list[tuple[str, str]], str, list[tuple[str, str]], bool]], event_410: bool, bookmarks: bool, folder: Path
+) -> None:
     api = FakeKubeApi()
     api.event_410, api.bookmark_s = event_410, 0.005 if bookmarks else 0.0
+    for name in "ab":
+        await api.put("v1/pods", "fleet", name)
     await api.start()
     try:
         async with following(api, folder) as (informer, heard, _):
-            for step, name in steps:
-                await _take(api, step, name)
-            await eventually(lambda: copied(informer) == truth(api))
+            for before, trouble, during, rests in rounds:
+                await _change(api, before)
+                if rests:
+                    await eventually(lambda: copied(informer) == truth(api), seconds=3)
+                await _trouble(api, trouble, during)
+            await eventually(lambda: copied(informer) == truth(api), seconds=3)
             assert {key: {"kind": "Pod", "apiVersion": "v1"} | obj for key, obj in heard.objects.items()} == truth(api)
     finally:
         await api.stop()
 
 
-async def _take(api: FakeKubeApi, step: str, name: str) -> None:
-    match step:
-        case "put":
-            await api.put("v1/pods", "fleet", name, number=api.version)
-        case "remove":
-            if ("v1/pods", "fleet", name) in api.objects:
-                await api.remove("v1/pods", "fleet", name)
-        case "break":
-            await api.break_watches()
-        case "compact":
-            api.forget_history()
-            await api.break_watches()
-        case "restart":
-            await api.stop()
-            await api.start()
-        case "pause":
-            await asyncio.sleep(0.01)
-        case "refuse":
-            api.faults.append(Fault(500, times=1))
+async def _change(api: FakeKubeApi, changes: list[tuple[str, str]]) -> None:
+    """Touch changes or makes an object, toggle removes or makes it, renew makes another one of its name."""
+    for what, name in changes:
+        place = ("v1/pods", "fleet", name)
+        there = place in api.objects
+        if there and what != "touch":
+            await api.remove(*place)
+        if not there or what != "toggle":
+            await api.put(*place, number=api.version)
+
+
+async def _trouble(api: FakeKubeApi, trouble: str, during: list[tuple[str, str]]) -> None:
+    if trouble in ("restart", "away"):
+        await api.stop()
+    if trouble == "refuse":
+        api.faults.append(Fault(500, times=2))
+    await _change(api, during)
+    if trouble in ("compact", "away"):
+        api.forget_history()
+    if trouble in ("break", "compact", "refuse"):
+        await api.break_watches()
+    if trouble in ("restart", "away"):
+        await api.start()
 
 
 class Scripted:

@@ -60,6 +60,7 @@ class Door:
 
     def __init__(self, leases: Leases) -> None:
         self.leases, self.figures, self.shut = leases, leases.figures, False
+        self.refuses_after_s = 0.5
 
     def __getattr__(self, name: str) -> Any:
         if self.shut:
@@ -67,7 +68,7 @@ class Door:
         return getattr(self.leases, name)
 
     async def _nobody(self, *_: Any) -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(self.refuses_after_s)
         raise ClusterUnreachable("https://nowhere", "no connection", unsent=True)
 
 
@@ -115,9 +116,11 @@ async def test_one_of_many_leads_and_when_it_stops_the_next_follows_at_once() ->
 
 
 @pytest.mark.looptime
-async def test_a_leader_cut_off_stops_before_another_begins() -> None:
+@pytest.mark.parametrize("refuses_after_s", [0.5, 3600.0], ids=["refused", "silence"])
+async def test_a_leader_cut_off_stops_before_another_begins(refuses_after_s: float) -> None:
     leases = Leases()
     first = Process(leases, "first")
+    first.door.refuses_after_s = refuses_after_s
     await asyncio.sleep(5)
     second = Process(leases, "second")
     await asyncio.sleep(5)

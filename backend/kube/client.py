@@ -16,6 +16,7 @@ import msgspec
 from backend.core.errors import UsageError, WireError
 from backend.kube import access
 from backend.kube.access import Access, Credentials
+from backend.kube.backoff import Backoff
 from backend.kube.errors import ApiError, ClusterUnreachable, status_error
 from backend.kube.figures import KubeFigures
 from backend.kube.resources import Object, Resource
@@ -33,6 +34,8 @@ _IDLE_MARGIN_S = 15.0
 _LONGEST_LINE = 16 * 2**20
 """Bytes of one event; etcd holds 1.5 MB of an object, and an embedded server not much more."""
 _LISTS_AGAIN = 3
+_RECONNECT = Backoff(first_s=0.8, longest_s=30.0)
+_RECONNECT_LOCAL = Backoff(first_s=0.2, longest_s=2.0)
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -93,6 +96,11 @@ class KubeClient:
     def access(self) -> Access:
         """Server, default namespace and where they were read."""
         return self._transport.access
+
+    @property
+    def reconnect(self) -> Backoff:
+        """How long to wait between two attempts to watch: a server on this machine is back within seconds and serves few."""
+        return _RECONNECT_LOCAL if self.access.loopback else _RECONNECT
 
     async def get(self, resource: Resource, namespace: str | None, name: str, *, subresource: str = "") -> Object:
         """The object. Raises ApiError (`not_found`)."""

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 Handler = Callable[[ChangeKind, Object | None, Object | None], None]
 """Called with (kind, old, new) once the copy has the change. Must be quick and not fail: put a key into a queue."""
 
-RECONNECT = Backoff(first_s=0.8, longest_s=30.0)
 SHORT_WATCH_S = 1.0
 """A watch that ends sooner without an event has failed, whatever its status said; else a loop without pause could come of it."""
 
@@ -35,6 +34,9 @@ class Source(Protocol):
 
     @property
     def figures(self) -> KubeFigures: ...
+
+    @property
+    def reconnect(self) -> Backoff: ...
 
     async def list(self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = "") -> ObjectList: ...
 
@@ -54,7 +56,8 @@ class Informer:
     """Everything of `resource` that the selectors fit. Objects are shared by all readers: never change one.
 
     `indexes` map a name to a function from an object to the values under which `by_index` finds it. With `resync_s` every object
-    is told again as modified that often, for handlers whose decisions also depend on something else.
+    is told again as modified that often, for handlers whose decisions also depend on something else. `backoff` lies between
+    failed attempts; without it the client decides.
     """
 
     def __init__(
@@ -67,13 +70,13 @@ class Informer:
         fields: str = "",
         indexes: Mapping[str, IndexFunction] | None = None,
         resync_s: float = 0.0,
-        backoff: Backoff = RECONNECT,
+        backoff: Backoff | None = None,
     ) -> None:
         self.resource, self.namespace, self.labels, self.fields = resource, namespace, labels, fields
         self.synced = asyncio.Event()
         self.problem = ""
         """Why the copy is not being kept current just now; "" while it is."""
-        self._client, self._backoff, self._resync_s = client, backoff, resync_s
+        self._client, self._backoff, self._resync_s = client, backoff or client.reconnect, resync_s
         self._store = Store(indexes)
         self._handlers: list[Handler] = []
         self._version = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
+CERTIFICATE, KEY = (Path(__file__).parent.parent / "data" / "kube" / name for name in ("fake.crt", "fake.key"))
+"""A self-signed pair for 127.0.0.1 and fleet.test, which is authority, server and client in one; good for tests only."""
 
 Object = dict[str, Any]
 Place = tuple[str, str, str]
@@ -52,6 +56,7 @@ class FakeKubeApi:
         self.bookmark_s = 0.0
         self.event_410 = True
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self.plurals: dict[str, list[Object]] = {}
         self._runner: web.AppRunner | None = None
         self._changed = asyncio.Condition()
@@ -59,7 +64,7 @@ class FakeKubeApi:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         app = web.Application(middlewares=[self._gate])
@@ -74,7 +79,7 @@ class FakeKubeApi:
                     app.router.add_route("*", root + place + tail, self._one)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -274,13 +279,13 @@ async def _tell(response: web.StreamResponse, kind: str, obj: Object) -> None:
     await response.write(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
 
 
-def write_kubeconfig(file: Path, server: str, **user: Any) -> Path:
+def write_kubeconfig(file: Path, server: str, *, cluster: Object | None = None, **user: Any) -> Path:
     """A kubeconfig with one context, `fake`; JSON is YAML."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "fake",
-        "clusters": [{"name": "fake", "cluster": {"server": server}}],
+        "clusters": [{"name": "fake", "cluster": {"server": server} | (cluster or {})}],
         "users": [{"name": "someone", "user": user}],
         "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "someone", "namespace": "fleet"}}],
     }

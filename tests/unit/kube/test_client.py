@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from backend.kube import access
 from backend.kube.client import KubeClient
 from backend.kube.errors import ApiBusy, ApiConflict, ApiError, ApiForbidden, ApiNotFound, ClusterUnreachable, api_error
 from backend.kube.resources import CONFIG_MAPS, NAMESPACES, PODS, STORM_SERVICES, key_of
-from tests.fakes.kubeapi import FakeKubeApi, Fault, kube_api, write_kubeconfig
+from tests.fakes.kubeapi import CERTIFICATE, KEY, FakeKubeApi, Fault, kube_api, write_kubeconfig
 from tests.fakes.ports import free_base
 
 __all__ = ["kube_api"]
@@ -196,6 +197,61 @@ async def test_a_cluster_that_is_not_there_is_named_with_what_to_do(tmp_path: Pa
     assert error.value.fix
     assert "t0p-secret" not in f"{error.value!r}{error.value}{client.access!r}"
     await client.close()
+
+
+@pytest.fixture
+async def tls_api() -> AsyncIterator[FakeKubeApi]:
+    """A server that speaks TLS and asks for a client certificate."""
+    api = FakeKubeApi()
+    api.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(CERTIFICATE))
+    api.tls.load_cert_chain(CERTIFICATE, KEY)
+    api.tls.verify_mode = ssl.CERT_REQUIRED
+    await api.start()
+    yield api
+    await api.stop()
+
+
+PAIR = {"client-certificate": str(CERTIFICATE), "client-key": str(KEY)}
+TRUST = {"certificate-authority": str(CERTIFICATE)}
+
+
+async def ask_over_tls(server: str, file: Path, cluster: dict[str, str | bool], user: dict[str, str]) -> None:
+    client = KubeClient.from_kubeconfig(write_kubeconfig(file, server, cluster=cluster, **user))
+    try:
+        await client.server_version()
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster"),
+    [
+        ("127.0.0.1", TRUST),
+        ("localhost", TRUST | {"tls-server-name": "fleet.test"}),
+        ("localhost", {"insecure-skip-tls-verify": True}),
+    ],
+    ids=["by address", "by another name", "unchecked"],
+)
+async def test_certificates_of_both_sides_are_used(tls_api: FakeKubeApi, tmp_path: Path, name: str, cluster: dict[str, str | bool]) -> None:
+    await ask_over_tls(tls_api.url.replace("127.0.0.1", name), tmp_path / "config", cluster, PAIR)
+    assert tls_api.requests == [("GET", "/version")]
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster"), [("127.0.0.1", {}), ("localhost", TRUST)], ids=["of an unknown authority", "for another name"]
+)
+async def test_a_certificate_that_is_not_trusted_is_told_as_that(
+    tls_api: FakeKubeApi, tmp_path: Path, name: str, cluster: dict[str, str | bool]
+) -> None:
+    with pytest.raises(ClusterUnreachable, match="certificate is not trusted") as error:
+        await ask_over_tls(tls_api.url.replace("127.0.0.1", name), tmp_path / "config", cluster, PAIR)
+    assert "certificate-authority" in error.value.fix
+    assert not tls_api.requests
+
+
+async def test_a_missing_client_certificate_is_an_error_and_no_silence(tls_api: FakeKubeApi, tmp_path: Path) -> None:
+    with pytest.raises(ClusterUnreachable):
+        await ask_over_tls(tls_api.url, tmp_path / "config", TRUST, {"token": "t"})
 
 
 async def test_a_call_that_begins_while_the_server_restarts_is_repeated_until_it_is_back(client: KubeClient, kube_api: FakeKubeApi) -> None:

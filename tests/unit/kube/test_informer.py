@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from backend.core.metrics import Registry
@@ -20,7 +20,7 @@ from backend.kube.client import KubeClient, ObjectList, WatchEvent
 from backend.kube.errors import ClusterUnreachable, status_error
 from backend.kube.figures import KubeFigures
 from backend.kube.informer import Informer
-from backend.kube.resources import PODS, Object, key_of
+from backend.kube.resources import PODS, Object, key_of, uid_of, version_of
 from backend.kube.store import Store
 from tests.fakes.kubeapi import FakeKubeApi, Fault, kube_api, write_kubeconfig
 from tests.fakes.waiting import eventually
@@ -46,7 +46,10 @@ class Heard:
                 assert key not in self.objects
             case "modified":
                 assert old is not None
+                assert new is not None
                 assert self.objects[key] == old
+                assert uid_of(old) == uid_of(new)
+                assert old is new or int(version_of(old)) < int(version_of(new))
             case "deleted":
                 assert new is None
                 del self.objects[key]
@@ -180,7 +183,8 @@ ROUNDS = st.lists(st.tuples(CHANGES, TROUBLES, CHANGES, st.booleans()), min_size
 """Changes that are told, trouble, changes while it lasts, and whether the copy may come to rest first."""
 
 
-@settings(max_examples=40, deadline=None)
+# Not shrunk: every failing example waits for seconds for a state that does not come.
+@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(rounds=ROUNDS, event_410=st.booleans(), bookmarks=st.booleans())
 def test_after_any_sequence_of_events_breaks_and_relists_the_copy_is_the_servers_state(
     rounds: list[tuple[list[tuple[str, str]], str, list[tuple[str, str]], bool]],
@@ -242,6 +246,7 @@ class Scripted:
 
     def __init__(self, answers: list[str]) -> None:
         self.figures = KubeFigures()
+        self.reconnect = Backoff(first_s=0.8, longest_s=30.0)
         self.answers, self.asked = answers, []
         self.version = 0
 

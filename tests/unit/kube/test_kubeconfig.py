@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -11,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.config import incluster_config
 
 from backend.core.errors import ConfigError
 from backend.kube import access, kubeconfig
 from backend.kube.access import from_service_account, loader
-from tests.fakes.kubeapi import write_kubeconfig
+from tests.fakes.kubeapi import CERTIFICATE, KEY, write_kubeconfig
 
 SECRET = "s3cr3t-t0k3n"
+
+
+def encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 def document(file: Path) -> dict[str, Any]:
@@ -155,13 +161,33 @@ def test_a_credential_plugin_is_run_and_only_again_when_its_token_is_refused(tmp
 def test_keys_that_stand_in_the_file_are_nowhere_on_disk_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = document(tmp_path / "config")
-    certificate = (Path(__file__).parent / "authority.b64").read_text()
-    config["clusters"][0]["cluster"]["certificate-authority-data"] = certificate
+    config["clusters"][0]["cluster"]["certificate-authority-data"] = encoded(CERTIFICATE)
+    config["users"][0]["user"] = {"client-certificate-data": encoded(CERTIFICATE), "client-key-data": encoded(KEY)}
     (tmp_path / "config").write_text(json.dumps(config))
     first, second = loader(tmp_path / "config")(False), loader(tmp_path / "config")(False)
     assert first.context is not None
     assert first.fingerprint == second.fingerprint != ""
     assert [file.name for file in tmp_path.iterdir()] == ["config"]
+
+
+def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("first\n")
+    (tmp_path / "namespace").write_text("prod")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(CERTIFICATE))
+    monkeypatch.setattr(access, "NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setattr(kubeconfig, "DEFAULT", str(tmp_path / "absent"))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    load = loader()
+    read = load(False)
+    assert (read.server, read.authorization, read.namespace) == ("https://10.0.0.1:443", "Bearer first", "prod")
+    (tmp_path / "token").write_text("second")
+    assert load(False).authorization == "Bearer second"
+    (tmp_path / "token").unlink()
+    with pytest.raises(ConfigError, match="service account cannot be used"):
+        load(False)
 
 
 def test_impersonation_is_kept(tmp_path: Path) -> None:

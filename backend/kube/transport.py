@@ -1,7 +1,7 @@
 """HTTP to one API server: a bounded pool, time-outs, fresh credentials, and retries of what is safe to repeat.
 
 Repeated are: any request that cannot have reached the server, any that the server put off (429, or 5xx with Retry-After), and
-reads that failed. A write whose answer got lost is not: only its caller can look whether it happened.
+reads whose connection broke. A write whose answer got lost is not: only its caller can look whether it happened.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Query = Mapping[str, str]
 
 CALL_S = 30.0
 """The whole of one attempt: from waiting for a connection to the last byte of the answer."""
+CONNECT_S = 5.0
+"""For a connection, TLS included: an address where nobody is, is told soon."""
 CONNECTIONS = 32
 """Calls at a time; more wait. Watches are not counted, each has a connection of its own."""
 ATTEMPTS = 4
@@ -86,9 +88,10 @@ class Transport:
             try:
                 async with self._room:
                     return await self._once(method, path, query, body, headers, timeout_s)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 problem = failure(self.access, error, timeout_s)
-                if attempt == ATTEMPTS or not (problem.unsent or method in _READS):
+                waited = isinstance(error, TimeoutError | httpx.TimeoutException)  # long enough; who asked decides about another time
+                if waited or attempt == ATTEMPTS or not (problem.unsent or method in _READS):
                     raise problem from error
                 self._figures.retries.labels("unsent" if problem.unsent else "broken").inc()
                 wait = _BACKOFF.jittered(attempt)
@@ -121,7 +124,7 @@ class Transport:
                     async with contextlib.aclosing(cast(AsyncGenerator[bytes, None], response.aiter_raw())) as chunks:
                         yield chunks
                     return
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise failure(access, error, idle_s) from error
 
     async def close(self) -> None:
@@ -132,7 +135,7 @@ class Transport:
         self, access: Access, path: str, query: Query, headers: dict[str, str], idle_s: float
     ) -> AsyncIterator[httpx.Response]:
         client = await self._pools.streams(access)
-        timeout = httpx.Timeout(CALL_S, read=idle_s)
+        timeout = httpx.Timeout(CALL_S, read=idle_s, connect=CONNECT_S)
         request = self._request(client, access, "GET", path, query, None, headers, timeout)
         response = await client.send(request, stream=True)
         try:
@@ -160,7 +163,7 @@ class Transport:
         client = await self._pools.calls(access)
         if access.loopback:
             headers = {**headers, "Accept-Encoding": "identity"}
-        request = self._request(client, access, method, path, query, body, headers, httpx.Timeout(timeout_s))
+        request = self._request(client, access, method, path, query, body, headers, httpx.Timeout(timeout_s, connect=CONNECT_S))
         started = time.perf_counter()
         code = "none"
         try:

@@ -37,6 +37,8 @@ class Fault:
     path: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    after_s: float = 0.0
+    """How long the server thinks first."""
 
 
 class FakeKubeApi:
@@ -135,6 +137,7 @@ class FakeKubeApi:
         for fault in self.faults:
             if fault.times > 0 and request.method.startswith(fault.method) and fault.path in request.path_qs:
                 fault.times -= 1
+                await asyncio.sleep(fault.after_s)
                 return _status(fault.status, fault.reason, headers=fault.headers)
         answer: web.StreamResponse = await handler(request)
         return answer

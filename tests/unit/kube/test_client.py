@@ -16,6 +16,7 @@ from backend.kube import access
 from backend.kube.client import KubeClient
 from backend.kube.errors import ApiBusy, ApiConflict, ApiError, ApiForbidden, ApiNotFound, ClusterUnreachable, api_error
 from backend.kube.resources import CONFIG_MAPS, NAMESPACES, PODS, STORM_SERVICES, key_of
+from backend.kube.transport import CONNECTIONS
 from tests.fakes.kubeapi import CERTIFICATE, KEY, FakeKubeApi, Fault, kube_api, write_kubeconfig
 from tests.fakes.ports import free_base
 
@@ -197,6 +198,28 @@ async def test_a_cluster_that_is_not_there_is_named_with_what_to_do(tmp_path: Pa
     assert error.value.fix
     assert "t0p-secret" not in f"{error.value!r}{error.value}{client.access!r}"
     await client.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_server_that_does_not_answer_in_time_is_not_asked_again(client: KubeClient, kube_api: FakeKubeApi, method: str) -> None:
+    kube_api.faults.append(Fault(500, times=9, after_s=30))
+    with pytest.raises(ClusterUnreachable, match=r"no answer within 0\.1 s") as error:
+        await client.raw(method, "/version", timeout_s=0.1)
+    assert not error.value.unsent
+    assert len(kube_api.requests) == 1
+
+
+async def test_calls_that_are_cancelled_give_their_connections_back(client: KubeClient, kube_api: FakeKubeApi) -> None:
+    kube_api.faults.append(Fault(500, times=100, method="POST", after_s=30))
+    calls = [asyncio.create_task(client.raw("POST", "/version")) for _ in range(100)]
+    while len(kube_api.requests) < CONNECTIONS:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert len(kube_api.requests) == CONNECTIONS, "the others waited for a connection"
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(client.server_version() for _ in range(100)))
 
 
 @pytest.fixture

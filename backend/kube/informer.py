@@ -2,6 +2,9 @@
 
 Events may be merged and versions skipped, as the API promises no more; but the copy ends up as the server is, every deletion is
 told, also one that fell into a gap, and an object is told in the order of its versions.
+
+A process that holds thousands of objects should raise the garbage collector's thresholds, say to (50000, 50, 50): 10,000 pods of
+3.3 KB are then listed with 0.6 s of CPU instead of 1.7 s.
 """
 
 from __future__ import annotations

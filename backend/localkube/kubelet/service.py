@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.core.clock import Clock, SystemClock
@@ -80,12 +80,15 @@ class Kubelet:
         self._unsubscribe: Callable[[], None] = lambda: None
         runtime.on_change = self._program_changed
 
-    def start(self) -> list[str]:
-        """Take over what runs, and follow the Pods from now on; gives the names of the programs that were adopted."""
+    def start(self, others: Sequence[PodSpec] = ()) -> list[str]:
+        """Take over what runs, and follow the Pods from now on; gives the names of the programs that were adopted.
+
+        `others` are programs of the same runtime that no Pod object stands for: they are adopted with ours.
+        """
         recorded = self._runtime.recall()
         specs = [spec for pod in self._store.list("pods") if self._is_ours(pod) for spec in self._former_specs(pod, set(recorded))]
-        adopted = self._runtime.adopt(specs)
-        wanted = {spec.name for spec in specs}
+        adopted = self._runtime.adopt([*specs, *others])
+        wanted = {spec.name for spec in (*specs, *others)}
         for name in adopted:
             if name not in wanted:
                 self._runtime.remove(name)

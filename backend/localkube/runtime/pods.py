@@ -84,11 +84,12 @@ class PodRuntime:
     # What others ask for
 
     def want(self, specs: Sequence[PodSpec]) -> None:
-        """Make the fleet these pods: others leave, changed ones start anew. Raises UsageError when there are too many."""
+        """Make the fleet these pods: others leave, changed ones start anew; programs of a Pod object (`PodSpec.pod`) are their
+        kubelet's. Raises UsageError when there are too many."""
         wanted = {spec.name: spec for spec in specs}
         if len(self._slots) + sum(name not in self._slots for name in wanted) > self._slots.capacity:
             raise UsageError(f"One stack runs at most {self._slots.capacity} pods, with those that leave.", fix="Lower `replicas`.")
-        for name in [name for name in self._pods if name not in wanted]:
+        for name in [name for name, pod in self._pods.items() if name not in wanted and not pod.spec.pod]:
             self._apply(name, Unwanted())
         for spec in wanted.values():
             self.run(spec)

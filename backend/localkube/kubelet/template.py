@@ -68,8 +68,7 @@ def spec(pod: Json, container: Json, image: Image, context: Context) -> PodSpec:
     labels = pod["metadata"].get("labels") or {}
     env = environment(pod, container, context)
     told = options(image.rule, _words(container, env))
-    ports = container.get("ports") or []
-    port = told.port or next((entry["containerPort"] for entry in ports), 0) or _number(labels.get(PORT_LABEL))
+    port = told.port or _number(labels.get(PORT_LABEL)) or _http_port(container)
     role = labels.get(ROLE_LABEL, "")
     return PodSpec(
         name=container_key(pod, container["name"]),
@@ -205,6 +204,13 @@ def _probes(container: Json, port: int) -> Probes:
         )
 
     return Probes(readiness=read("readinessProbe") or READINESS, startup=read("startupProbe"), liveness=read("livenessProbe"))
+
+
+def _http_port(container: Json) -> int:
+    """The port that is called http, else the first; 0 without any."""
+    ports = container.get("ports") or []
+    named = next((entry["containerPort"] for entry in ports if entry.get("name") == "http"), 0)
+    return int(named or next((entry["containerPort"] for entry in ports), 0))
 
 
 def _number(text: str | None) -> int:

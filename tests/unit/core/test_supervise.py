@@ -80,3 +80,14 @@ async def test_a_task_that_swallows_one_cancellation_is_cancelled_again() -> Non
         tasks.start("deaf", body)
         await asyncio.sleep(0)
     assert swallowed == ["once"]
+
+
+async def test_tasks_that_returned_are_forgotten():
+    async def body() -> None: ...
+
+    async with Supervisor("test") as tasks:
+        for number in range(50):
+            tasks.start(f"once {number}", body)
+        await asyncio.sleep(0.01)
+        assert tasks._tasks == {}
+        tasks.start("once 0", body)

@@ -107,10 +107,11 @@ def test_a_script_that_no_shell_would_take_is_said():
         ({}, 0),
         ({"ports": [{"containerPort": 8080}]}, 8080),
         ({"ports": [{"containerPort": 8080}], "args": ["--port", "9000"]}, 9000),
-        ({"labels": {"model.aibrix.ai/port": "8100"}}, 8100),
+        ({"ports": [{"containerPort": 5557}, {"containerPort": 8080, "name": "http"}]}, 8080),
+        ({"labels": {"model.aibrix.ai/port": "8100"}, "ports": [{"containerPort": 5557}]}, 8100),
         ({"labels": {"model.aibrix.ai/port": "http"}}, 0),
     ],
-    ids=["nothing", "container_port", "option_wins", "label", "no_number"],
+    ids=["nothing", "container_port", "option_wins", "port_by_name", "label_before_ports", "no_number"],
 )
 def test_the_port_is_what_the_pod_says(more, expected):
     assert made(**more).port == expected

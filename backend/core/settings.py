@@ -54,7 +54,7 @@ class FleetSettings:
     file: Path | None = None
     """JSON list of `backend.api.fleet.Pod`, written by the pod runtime; read again when it changes."""
     kubeconfig: Path | None = None
-    """Kubeconfig of the cluster whose Pods are the fleet; then `file` is not read."""
+    """Kubeconfig of the cluster whose Pods are the fleet, beside those of `file`."""
     context: str = ""
     """Its context; empty: the current one."""
     namespace: str = ""
@@ -216,9 +216,11 @@ class ControlSettings:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """`python -m backend.localkube`: pods as processes from a fleet file."""
+    """`python -m backend.localkube`: pods as processes, from a fleet file and from a Kubernetes API of our own."""
 
     listen: ListenSettings = ListenSettings(port=PORT_BASE)
+    kube_port: int = 0
+    """Port of the Kubernetes API on 127.0.0.1 (TLS; kubeconfig: `STATE/kube/kubeconfig`); 0: none."""
     state: Path = Path(".workbench")
     """State folder of the stack; pods' logs go to `STATE/pods/`."""
     fleet: Path | None = None

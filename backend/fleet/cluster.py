@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import msgspec
@@ -46,7 +46,7 @@ class ClusterPods:
     def problem(self) -> str:
         return self._informer.problem
 
-    async def changes(self) -> AsyncIterator[list[Pod]]:
+    async def changes(self) -> AsyncGenerator[list[Pod], None]:
         """The list once it is known or cannot be had, then whenever it may differ, or when following it breaks or is mended."""
         following = asyncio.create_task(self._informer.run())
         told: str | None = None

@@ -7,6 +7,7 @@ broken: the last good list stands until a better one can be read, and `problem` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -26,6 +27,8 @@ UNSETTLED_S = 0.1
 """A file changed less than this ago is read again at the next look: two changes within one tick of the file system's clock
 (4 ms on ext4) can have the same change time."""
 
+POD_LABEL = "workbench/pod"
+"""Label of a runtime's program that names the Pod object it belongs to."""
 Stamp = tuple[int, int, int]
 
 _decoder = msgspec.json.Decoder(list[Pod])
@@ -39,71 +42,110 @@ class FleetSource:
         self.static = static_pods(pods)
         self.pods: list[Pod] = list(self.static)
         """The last good list."""
-        self.problem: WorkbenchError | None = None
-        """Why the newest state cannot be known; None while it can."""
         self.problems = 0
-        """Times that the file went from good to bad."""
+        """Times that the file, or the cluster, went from good to bad."""
+        self._problems: dict[str, WorkbenchError | None] = {}
+        self._of_file: list[Pod] = []
+        self._of_cluster: list[Pod] = []
 
     def read(self) -> list[Pod]:
         """The list as it is now. Raises ConfigError, which names file and field, when the file is missing or broken."""
         listed = read_file(self.settings.file) if self.settings.file is not None else []
-        names = {pod.name for pod in self.static}
-        self.pods = self.static + [pod for pod in listed if pod.name not in names]
+        # A program of a Pod object: the cluster tells of it.
+        self._of_file = [pod for pod in listed if POD_LABEL not in pod.labels]
+        self._merge()
         return list(self.pods)
 
     async def changes(self) -> AsyncIterator[list[Pod]]:
-        """The list at once (empty when it cannot be read yet), then again whenever it differs. Pods of the configuration alone: once."""
+        """The list as soon as every source has said something (it may have said that it cannot be read), then again whenever it
+        differs. Pods of the configuration alone: once."""
+        follow = {"file": self._follow_file} if self.settings.file is not None else {}
         if self.settings.kubeconfig is not None:
-            async for listed in self._changes_of_cluster():
-                yield listed
-            return
-        self._try_read()
-        seen = list(self.pods)
-        yield list(seen)
+            follow["cluster"] = self._follow_cluster
+        news, unheard = asyncio.Event(), set(follow)
+        tasks = [asyncio.create_task(run(news, unheard)) for run in follow.values()]
+        seen: list[Pod] | None = None
+        try:
+            while True:
+                self._merge()
+                if not unheard and self.pods != seen:
+                    seen = list(self.pods)
+                    yield list(self.pods)
+                if not follow:
+                    return
+                await _next(news, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow_file(self, news: asyncio.Event, unheard: set[str]) -> None:
         file = self.settings.file
-        if file is None:
-            return
+        assert file is not None
         stamp: Stamp | None = None
         while True:
-            await asyncio.sleep(self.settings.poll_s)
             newest = _stamp(file)
-            if newest is not None and newest == stamp:
-                continue
-            self._try_read()
-            stamp = newest if newest is not None and _settled(newest) else None
-            if self.pods != seen:
-                seen = list(self.pods)
-                yield list(seen)
+            if newest is None or newest != stamp:
+                self._try_read()
+                stamp = newest if newest is not None and _settled(newest) else None
+                unheard.discard("file")
+                news.set()
+            await asyncio.sleep(self.settings.poll_s)
 
-    async def _changes_of_cluster(self) -> AsyncIterator[list[Pod]]:
-        # Here, not at the top: most stacks' gateways and indexes know their fleet without an HTTP client for Kubernetes.
+    async def _follow_cluster(self, news: asyncio.Event, unheard: set[str]) -> None:
+        # Here, not at the top: without a cluster no process needs a client for one.
         from backend.fleet.cluster import ClusterPods
 
         cluster = ClusterPods(self.settings)
-        seen: tuple[list[Pod], str] | None = None
-        names = {pod.name for pod in self.static}
-        async for listed in cluster.changes():
-            problem = cluster.problem
-            self.problems += bool(problem) and self.problem is None
-            self.problem = Unavailable(f"The pods of the cluster are not being followed: {problem}") if problem else None
-            self.pods = self.static + [pod for pod in listed if pod.name not in names]
-            if seen != (self.pods, problem):
-                seen = (list(self.pods), problem)
-                yield list(self.pods)
+        async with contextlib.aclosing(cluster.changes()) as changes:
+            async for listed in changes:
+                self._of_cluster = listed
+                problem = f"The pods of the cluster are not being followed: {cluster.problem}"
+                self._set_problem("cluster", Unavailable(problem) if cluster.problem else None)
+                unheard.discard("cluster")
+                news.set()
 
     def _try_read(self) -> None:
         """Read; on failure keep what was known and say so once."""
         try:
             self.read()
         except ConfigError as error:
-            if self.problem is None:
-                self.problems += 1
+            if not self._problems.get("file"):
                 log.warning("%s The last good list of %d pods stays in use.", error, len(self.pods))
-            self.problem = error
+            self._set_problem("file", error)
             return
-        if self.problem is not None:
+        if self._problems.get("file"):
             log.info("%s can be read again", self.settings.file)
-        self.problem = None
+        self._set_problem("file", None)
+
+    def _set_problem(self, where: str, problem: WorkbenchError | None) -> None:
+        self.problems += problem is not None and not self._problems.get(where)
+        self._problems[where] = problem
+
+    @property
+    def problem(self) -> WorkbenchError | None:
+        """Why the newest state cannot be known; None while it can."""
+        return next(filter(None, self._problems.values()), None)
+
+    def _merge(self) -> None:
+        """A name that is there twice is the earlier one's: configuration, file, cluster."""
+        named: dict[str, Pod] = {}
+        for pod in (*self.static, *self._of_file, *self._of_cluster):
+            named.setdefault(pod.name, pod)
+        self.pods = list(named.values())
+
+
+async def _next(news: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for news. Raises what ended one of `tasks`: they follow for ever."""
+    waiting = asyncio.ensure_future(news.wait())
+    try:
+        await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
+    news.clear()
 
 
 def read_file(file: Path) -> list[Pod]:

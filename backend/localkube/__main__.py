@@ -1,4 +1,5 @@
-"""`python -m backend.localkube --config runtime.toml` or `--state DIR --port N [--fleet FILE.yaml]`: pods as processes."""
+"""`python -m backend.localkube --config runtime.toml` or `--state DIR --port N [--kube-port M] [--fleet FILE.yaml]`: pods as processes,
+those of a fleet file and, with a port for it, those of a Kubernetes API of our own."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from backend.core.metrics import Registry
 from backend.core.settings import RuntimeSettings
 from backend.core.supervise import Supervisor
 from backend.localkube import fleet_file, service
+from backend.localkube.cluster import Cluster
 from backend.localkube.runtime import addresses, commands
 from backend.localkube.runtime.model import Limits
 from backend.localkube.runtime.pods import PodRuntime, RuntimeOptions
@@ -38,6 +40,7 @@ def _settings(arguments: list[str] | None) -> RuntimeSettings:
     parser.add_argument("--config", type=Path, help="TOML file with the runtime's settings")
     parser.add_argument("--state", type=Path, help="state folder")
     parser.add_argument("--port", type=int, help="port of the HTTP interface; also the pods' subnet comes from it")
+    parser.add_argument("--kube-port", type=int, help="port of the Kubernetes API; its kubeconfig is STATE/kube/kubeconfig")
     parser.add_argument("--fleet", type=Path, help="fleet file")
     given = parser.parse_args(arguments)
     settings = config.load(RuntimeSettings, given.config, env=os.environ, section="RUNTIME")
@@ -45,6 +48,8 @@ def _settings(arguments: list[str] | None) -> RuntimeSettings:
         settings = replace(settings, state=given.state)
     if given.port is not None:
         settings = replace(settings, listen=replace(settings.listen, port=given.port))
+    if given.kube_port is not None:
+        settings = replace(settings, kube_port=given.kube_port)
     if given.fleet is not None:
         settings = replace(settings, fleet=given.fleet)
     return settings
@@ -66,14 +71,20 @@ async def run(settings: RuntimeSettings) -> None:
         runtime = PodRuntime(_options(settings, state), tasks)
         registry = Registry()
         app = service.routes(runtime, fleet, registry, token=web.read_token(settings.token_file))
+        cluster = Cluster(state, runtime, settings.kube_port) if settings.kube_port else None
         runner = await web.serve(app, host=settings.listen.host, port=settings.listen.port, what="the pod runtime")
         try:
-            runtime.adopt(specs)
+            if cluster is not None:
+                await cluster.start(specs)
+            else:
+                runtime.adopt(specs)
             runtime.want(specs)
             tasks.start("fleet file", lambda: service.follow(fleet, runtime))
             tasks.start("logs", lambda: service.keep_logs_small(runtime, settings.log_bytes))
             await stopped.wait()
         finally:
+            if cluster is not None:
+                await cluster.stop()
             await runtime.close()
             await runner.cleanup()
 

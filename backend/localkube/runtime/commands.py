@@ -28,7 +28,7 @@ _SIMULATED = (
     "--kv-events", "tcp://{ip}:{events_port}",
     "--replay", "tcp://{ip}:{replay_port}",
 )  # fmt: skip
-SIMULATED_ENGINES: dict[str, tuple[str, ...]] = {"vllm": _SIMULATED}
+SIMULATED_ENGINES: dict[str, tuple[str, ...]] = {"vllm": _SIMULATED, "sglang": _SIMULATED}
 """Rows for a runtime that is started alone, without a table in its settings."""
 
 _PLACE = re.compile(r"\{([a-z_]+)\}")

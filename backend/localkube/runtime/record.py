@@ -13,6 +13,7 @@ import msgspec
 from backend.api.fleet import Pod
 from backend.core import processes
 from backend.core.files import write_atomic
+from backend.fleet.source import POD_LABEL
 from backend.localkube.runtime import steps
 from backend.localkube.runtime.addresses import Address
 from backend.localkube.runtime.commands import POD
@@ -22,8 +23,6 @@ DIGEST_LABEL = "pod-template-hash"
 """Label that says what a process was started with; Kubernetes' own name for the same thing."""
 MODEL_LABEL = "model.aibrix.ai/name"
 ENGINE_LABEL = "model.aibrix.ai/engine"
-POD_LABEL = "workbench/pod"
-"""Label that names whose address a program shares."""
 
 _CLOCK_STEP_S = 1.5
 """Two readings of a process' start differ by a second when the machine's clock was set between them."""

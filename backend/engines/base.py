@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from backend.core.errors import UsageError
 
-_MODULES: dict[str, str] = {"vllm": "backend.engines.vllm"}
+_MODULES: dict[str, str] = {"sglang": "backend.engines.sglang", "vllm": "backend.engines.vllm"}
+
+Legs = Literal["sequential", "concurrent"]
+"""How the two legs of a disaggregated request run: the decode leg needs the prefill's answer, or both meet at the prefill pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,23 @@ class EventSourceInfo:
     """False: the engine's PUB connects to `endpoint`, and the subscriber has to bind there."""
 
 
+class PrefillPod(NamedTuple):
+    """What the two legs of a request have to be told of the pod that computes its prompt."""
+
+    host: str
+    """Its address, without a port."""
+    bootstrap_port: int = 0
+    """Port at which decode pods ask for its KV blocks, where the family has one."""
+    room: int = 0
+    """Random number of 63 bits that both legs carry, drawn by the caller: another one for each try."""
+
+
+class DecodeRequest(NamedTuple):
+    body: bytes
+    transfers: bool
+    """False: the prefill pod handed nothing over (it runs without a KV connector), so the decode pod computes the prompt again."""
+
+
 class EngineAdapter(Protocol):
     """One engine family."""
 
@@ -80,6 +100,17 @@ class EngineAdapter(Protocol):
 
     @property
     def metrics(self) -> MetricNames: ...
+
+    @property
+    def event_paths(self) -> tuple[str, ...]:
+        """Where the engine lists its KV event sources (GET); the next one is for versions that don't know the one before."""
+
+    @property
+    def legs(self) -> Legs: ...
+
+    @property
+    def serves_alone(self) -> bool:
+        """Whether a pod started for prefill or for decode also answers a request that names no other pod."""
 
     def parse_load(self, text: bytes) -> dict[str, float]:
         """Figures found in a /metrics text, by the field names of `MetricNames`; histograms as `<name>_sum` and `<name>_count`.
@@ -95,6 +126,12 @@ class EngineAdapter(Protocol):
 
     def tokenize_response(self, payload: bytes) -> list[int]:
         """Token ids from the answer to it. Raises WireError."""
+
+    def prefill_request(self, body: bytes, pod: PrefillPod) -> bytes:
+        """The prefill leg's body for a client's `body`: one token, no stream, the KV blocks kept for somebody else. Raises WireError."""
+
+    def decode_request(self, body: bytes, pod: PrefillPod, answer: bytes) -> DecodeRequest:
+        """The decode leg's body; `answer` is the prefill leg's (sequential legs only). Raises WireError for an answer of no use."""
 
     def is_draining(self, finish_reason: str | None, completion_tokens: int) -> bool:
         """Whether an answer with status 200 says "I am about to stop, ask another engine"."""

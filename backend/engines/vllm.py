@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 
 from backend.core.errors import WireError
-from backend.engines.base import EngineAdapter, EventSourceInfo, MetricNames
+from backend.engines.base import DecodeRequest, EngineAdapter, EventSourceInfo, Legs, MetricNames, PrefillPod
+from backend.engines.bodies import one_token, top_level
+from backend.engines.endpoints import on_host
+from backend.engines.prometheus import LoadParser
 
 METRICS = MetricNames(
     running=("vllm:num_requests_running",),
@@ -27,8 +30,6 @@ METRICS = MetricNames(
     e2e=("vllm:e2e_request_latency_seconds",),
 )
 
-_WILDCARDS = ("*", "0.0.0.0", "[::]", "::")
-
 # Request fields that change the tokens of a prompt and that /tokenize knows.
 _TOKENIZE_FIELDS = (
     "add_generation_prompt",
@@ -37,6 +38,19 @@ _TOKENIZE_FIELDS = (
     "chat_template_kwargs",
     "continue_final_message",
     "tools",
+)
+
+
+_PARAMS = "kv_transfer_params"
+_ASK_FOR_TRANSFER = msgspec.Raw(
+    b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
+    b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
+)
+# Hosts of vLLM's side channel that lead nowhere from another pod: its default is "localhost". Any other address was set on purpose.
+_NOWHERE = (
+    None,
+    *(msgspec.Raw(b'"%b"' % host) for host in (b"", b"localhost", b"127.0.0.1", b"0.0.0.0", b"::1", b"::")),
+    msgspec.Raw(b"null"),
 )
 
 
@@ -51,8 +65,16 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+class _Prefilled(msgspec.Struct):
+    """`kv_transfer_params`: null when the engine runs without a KV connector. Its values are passed on as they came."""
+
+    kv_transfer_params: dict[str, msgspec.Raw] | None = None
+
+
 _sources = msgspec.json.Decoder(dict[str, _Source])
 _tokens = msgspec.json.Decoder(_Tokens)
+_prefilled = msgspec.json.Decoder(_Prefilled)
+_load = LoadParser(METRICS)
 
 
 class VllmAdapter:
@@ -60,23 +82,12 @@ class VllmAdapter:
 
     name = "vllm"
     metrics = METRICS
-
-    def __init__(self) -> None:
-        self._wanted = [
-            (key, [sample.encode() for sample in samples], field in MetricNames.MEANS)
-            for field, spelled in METRICS.spellings().items()
-            for key, samples in _samples(field, spelled)
-        ]
+    event_paths = ("/kv_event_sources",)
+    legs: Legs = "sequential"
+    serves_alone = True
 
     def parse_load(self, text: bytes) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for key, samples, mean in self._wanted:
-            for sample in samples:
-                values = _values(text, sample)
-                if values:
-                    figures[key] = sum(values) / len(values) if mean else sum(values)
-                    break
-        return figures
+        return _load.parse(text)
 
     def event_sources(self, payload: bytes, host: str) -> list[EventSourceInfo]:
         try:
@@ -102,50 +113,36 @@ class VllmAdapter:
         except msgspec.DecodeError as error:
             raise WireError("tokenize", f"vLLM's token list cannot be read: {error}") from error
 
+    def prefill_request(self, body: bytes, pod: PrefillPod) -> bytes:
+        fields = top_level(body)
+        one_token(fields)
+        fields[_PARAMS] = _ASK_FOR_TRANSFER
+        return msgspec.json.encode(fields)
+
+    def decode_request(self, body: bytes, pod: PrefillPod, answer: bytes) -> DecodeRequest:
+        fields = top_level(body)
+        fields.pop(_PARAMS, None)  # a client's own would name blocks that are not its
+        try:
+            params = _prefilled.decode(answer).kv_transfer_params
+        except msgspec.MsgspecError as error:
+            raise WireError("kv_transfer_params", f"vLLM's answer to a prefill cannot be used: {error}") from error
+        if params is None:
+            return DecodeRequest(msgspec.json.encode(fields), transfers=False)
+        if params.get("remote_host") in _NOWHERE:
+            params["remote_host"] = msgspec.Raw(msgspec.json.encode(pod.host))
+        fields[_PARAMS] = params
+        return DecodeRequest(msgspec.json.encode(fields), transfers=True)
+
     def is_draining(self, finish_reason: str | None, completion_tokens: int) -> bool:
         # A draining vLLM still answers 200 on /health and on new requests, but generates nothing.
         return finish_reason == "abort" and completion_tokens == 0
 
 
-def _samples(field: str, spelled: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    if field not in MetricNames.HISTOGRAMS:
-        return [(field, list(spelled))]
-    return [(f"{field}_{part}", [f"{name}_{part}" for name in spelled]) for part in ("sum", "count")]
-
-
-def _values(text: bytes, sample: bytes) -> list[float]:
-    """Values of all lines of one sample name. A scan for the name beats parsing: a scrape is 50 KB, we want 20 lines of it."""
-    values: list[float] = []
-    at = 0 if text.startswith(sample) else text.find(b"\n" + sample) + 1
-    while text.startswith(sample, at):
-        end = text.find(b"\n", at)
-        if end < 0:
-            break  # a cut-off last line: its figure counts as missing
-        if text[at + len(sample)] in b"{ ":
-            values.append(float(text[text.rindex(b" ", at, end) + 1 : end]))
-        elif values:
-            break
-        # Samples of one name stand together; before the first, a longer name with the same beginning may be in between.
-        at = end + 1 if values else text.find(b"\n" + sample, end) + 1
-        if at == 0:
-            break
-    return values
-
-
 def _source(rank: int, source: _Source, host: str) -> EventSourceInfo:
-    endpoint, wildcard = _on_host(source.endpoint, host)
-    replay = _on_host(source.replay_endpoint, host)[0] if source.replay_endpoint else ""
+    endpoint, wildcard = on_host(source.endpoint, host)
+    replay = on_host(source.replay_endpoint, host)[0] if source.replay_endpoint else ""
     binds = wildcard or not endpoint.startswith("tcp://") or endpoint.startswith(f"tcp://{host}:")
     return EventSourceInfo(rank=rank, endpoint=endpoint, replay_endpoint=replay, topic=source.topic, engine_binds=binds)
-
-
-def _on_host(endpoint: str, host: str) -> tuple[str, bool]:
-    """`endpoint` as seen from outside, and whether it named a wildcard host."""
-    scheme, _, address = endpoint.partition("://")
-    name, _, port = address.rpartition(":")
-    if scheme != "tcp" or name not in _WILDCARDS:
-        return endpoint, False
-    return f"tcp://{host}:{port}", True
 
 
 ADAPTER: EngineAdapter = VllmAdapter()

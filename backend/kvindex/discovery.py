@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
 TIMEOUT_S = 2.0
-_SOURCES_PATH = "/kv_event_sources"
+_UNKNOWN_PATH = (404, 405, 501)
 
 PodKey = tuple[str, str, int, str, str]
 
@@ -102,15 +102,20 @@ class Discovery:
             adapter = base.adapter(pod.engine)
         except UsageError:
             return self._none(pod, f"engine {pod.engine!r} is not known to publish KV events")
+        answer, path = None, ""
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
-                answer = await client.get(f"http://{pod.address}{_SOURCES_PATH}")
+                for path in adapter.event_paths:
+                    answer = await client.get(f"http://{pod.address}{path}")
+                    if answer.status_code not in _UNKNOWN_PATH:
+                        break
         except httpx.HTTPError as error:
             return f"{pod.address} does not answer: {type(error).__name__}"
-        if answer.status_code in (404, 405, 501):
-            return self._none(pod, f"GET {_SOURCES_PATH} answers {answer.status_code}: the engine is too old or publishes no KV events")
+        if answer is None or answer.status_code in _UNKNOWN_PATH:
+            status = answer.status_code if answer is not None else "nothing"
+            return self._none(pod, f"GET {path} answers {status}: the engine is too old or publishes no KV events")
         if answer.status_code != 200:
-            return f"GET {_SOURCES_PATH} answers {answer.status_code}"
+            return f"GET {path} answers {answer.status_code}"
         try:
             infos = adapter.event_sources(answer.content, pod.ip)
         except WireError as error:

@@ -25,6 +25,30 @@ HitClass = Literal["exact", "within_block", "raced", "evicted", "unknown", "unpr
 compare, since no index was asked or the engine did not report its hit."""
 
 
+class PrefillChoice(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """The other half of a decision for a model whose prompts are computed by other pods than its answers."""
+
+    chosen: str = ""
+    pod_ip: str = ""
+    group: str = ""
+    """RoleSet and revision that both pods belong to, as `roleset@revision`."""
+    candidates: list[str] = []
+    groups: list[str] = []
+    """Of each candidate; only equals make a pair."""
+    decode_groups: list[str] = []
+    """Of each candidate of the decode pod."""
+    terms: dict[str, list[float]] = {}
+    """One list a score term, in the order of `candidates`."""
+    attempts: list[str] = []
+    """Prefill pods that were tried before."""
+    in_flight: Count = 0
+    """Requests of all workers on the prefill pod when it was chosen, this one not counted."""
+    wait_ms: float | None = None
+    """Sending its leg to the end of its answer; None when none came."""
+    error: str = ""
+    """What went wrong with its leg, whatever became of the request."""
+
+
 class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One request through the gateway. `terms` has one list a score term, in the order of `candidates`."""
 
@@ -74,6 +98,8 @@ class DecisionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     """Arrival to last byte."""
     request_bytes: Count = 0
     response_bytes: Count = 0
+    prefill: PrefillChoice | None = None
+    """Set when another pod than `chosen` computed the prompt: then the promised and the reported prefix hit are that pod's."""
 
 
 def client_id(record_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -10,6 +10,18 @@ PodState = Literal["starting", "ready", "unready", "stopping", "backoff", "faile
 """starting: process runs, not ready yet; backoff: waits for its next start; failed: will not be started again."""
 
 LoadState = Literal["fresh", "stale", "never"]
+
+ROLE_LABEL, ROLESET_LABEL, REVISION_LABEL = "role-name", "roleset-name", "storm-service-revision"
+GROUP_INDEX_LABELS = ("pod-group-index", "stormservice.orchestration.aibrix.ai/pod-group-index")
+BOOTSTRAP_PORT_ANNOTATION = "model.aibrix.ai/sglang-bootstrap-port"
+
+
+class Place(NamedTuple):
+    """Where a pod stands in its StormService; empty without one."""
+
+    role: str
+    roleset: str
+    revision: str
 
 
 class Pod(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -27,6 +39,8 @@ class Pod(msgspec.Struct, omit_defaults=True, kw_only=True):
     revision: str = ""
     image: str = ""
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    """Those of `model.aibrix.ai/` and `orchestration.aibrix.ai/`."""
     state: PodState = "starting"
     ready: bool = False
     """Answers its readiness probe and is not about to stop: may get new requests."""
@@ -40,6 +54,27 @@ class Pod(msgspec.Struct, omit_defaults=True, kw_only=True):
     @property
     def address(self) -> str:
         return f"{self.ip}:{self.port}"
+
+    @property
+    def place(self) -> Place:
+        """The fields, and for those left empty the labels that StormService's controller writes."""
+        labels = self.labels
+        return Place(
+            self.role or labels.get(ROLE_LABEL, ""),
+            self.roleset or labels.get(ROLESET_LABEL, ""),
+            self.revision or labels.get(REVISION_LABEL, ""),
+        )
+
+    @property
+    def serves_http(self) -> bool:
+        """Of an instance that spans several pods only the first one does."""
+        return all(self.labels.get(label, "0") == "0" for label in GROUP_INDEX_LABELS)
+
+    @property
+    def bootstrap_port(self) -> int:
+        """Where a prefill pod hands out KV blocks, when it says so; 0: the engine's default."""
+        told = self.annotations.get(BOOTSTRAP_PORT_ANNOTATION) or self.labels.get(BOOTSTRAP_PORT_ANNOTATION, "")
+        return int(told) if told.isdecimal() and int(told) < 65536 else 0
 
 
 class PodLoad(msgspec.Struct, omit_defaults=True, kw_only=True):

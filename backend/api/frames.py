@@ -6,12 +6,12 @@ first call, so that a process which only passes records on never pays for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,7 +65,24 @@ DECISION_COLUMNS: tuple[Column, ...] = (
     Column("total_ms", "number", "Arrival to last byte."),
     Column("request_bytes", "count", "Size of the request."),
     Column("response_bytes", "count", "Size of the answer."),
+    Column("prefill", "prefill", "Choice of the pod that computed the prompt; null when one pod did all."),
 )
+
+
+PREFILL_FIELDS: dict[str, type] = {
+    "chosen": str,
+    "pod_ip": str,
+    "group": str,
+    "candidates": list,
+    "groups": list,
+    "decode_groups": list,
+    "terms": dict,
+    "attempts": list,
+    "in_flight": int,
+    "wait_ms": float,
+    "error": str,
+}
+"""Fields of the column `prefill`, with what they are in a PrefillChoice."""
 
 
 def decisions_schema() -> pl.Schema:
@@ -109,6 +126,9 @@ def microseconds(seconds: float) -> int:
 def _types() -> dict[str, pl.DataType]:
     import polars as pl
 
+    terms = pl.List(pl.Struct({"term": pl.String(), "values": pl.List(pl.Float64())}))
+    texts = pl.List(pl.String())
+    kinds: dict[type, pl.DataType] = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), list: texts, dict: terms}
     return {
         "text": pl.String(),
         "time": pl.Datetime("us", "UTC"),
@@ -116,8 +136,9 @@ def _types() -> dict[str, pl.DataType]:
         "count": pl.Int64(),
         "maybe_count": pl.Int64(),
         "number": pl.Float64(),
-        "texts": pl.List(pl.String()),
-        "terms": pl.List(pl.Struct({"term": pl.String(), "values": pl.List(pl.Float64())})),
+        "texts": texts,
+        "terms": terms,
+        "prefill": pl.Struct({name: kinds[kind] for name, kind in PREFILL_FIELDS.items()}),
     }
 
 
@@ -130,9 +151,9 @@ def _frame(records: Sequence[DecisionRecord], schema: pl.Schema) -> pl.DataFrame
         kind = schema[column.name]
         if column.kind == "time":
             columns.append(pl.Series(column.name, map(microseconds, values), dtype=pl.Int64()).cast(kind))
-        elif column.kind in ("texts", "terms"):
+        elif column.kind in _NESTED:
             # By way of JSON: polars builds nested values row by row in Python, 25 times slower.
-            nested = [_encode(_listed(value) if column.kind == "terms" else value) for value in values]
+            nested = [None if value is None else _encode(_NESTED[column.kind](value)) for value in values]
             columns.append(pl.Series(column.name, nested, dtype=pl.String()).str.json_decode(kind))
         else:
             columns.append(pl.Series(column.name, values, dtype=kind))
@@ -141,6 +162,24 @@ def _frame(records: Sequence[DecisionRecord], schema: pl.Schema) -> pl.DataFrame
 
 def _listed(terms: dict[str, list[float]]) -> list[dict[str, object]]:
     return [{"term": name, "values": values} for name, values in terms.items()]
+
+
+def _unlisted(terms: Sequence[dict[str, Any]] | None) -> dict[str, list[float]]:
+    """A term that is no number (JSON has neither NaN nor infinity) is null in the table."""
+    return {term["term"]: [NAN if value is None else value for value in term["values"]] for term in terms or ()}
+
+
+def _prefill_row(prefill: PrefillChoice) -> dict[str, object]:
+    return {**{name: getattr(prefill, name) for name in PREFILL_FIELDS}, "terms": _listed(prefill.terms)}
+
+
+def _prefill_of(row: dict[str, Any] | None) -> PrefillChoice | None:
+    if row is None:
+        return None
+    return PrefillChoice(**{**row, "terms": _unlisted(row["terms"])})
+
+
+_NESTED: dict[str, Callable[[Any], object]] = {"texts": list, "terms": _listed, "prefill": _prefill_row}
 
 
 def _encode(value: object) -> str:
@@ -154,8 +193,7 @@ def _values(frame: pl.DataFrame, column: Column) -> list[Any]:
     if column.kind == "time":
         return [value / 1e6 for value in series.cast(pl.Int64).to_list()]
     if column.kind == "terms":
-        # A term that is no number (JSON has neither NaN nor infinity) is null in the table.
-        return [
-            {term["term"]: [NAN if value is None else value for value in term["values"]] for term in row or ()} for row in series.to_list()
-        ]
+        return [_unlisted(row) for row in series.to_list()]
+    if column.kind == "prefill":
+        return [_prefill_of(row) for row in series.to_list()]
     return series.to_list()

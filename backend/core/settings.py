@@ -80,13 +80,29 @@ class PrefixCacheSettings:
 
 
 @dataclass(frozen=True)
+class PairSettings:
+    """The `pd` policy, for models with prefill and decode pods."""
+
+    prefill_spread: int = 16
+    """Spread of running prefills above which only the least loaded pods may be chosen (AIBRIX_PREFILL_LOAD_IMBALANCE_MIN_SPREAD)."""
+    decode_spread: int = 16
+    """The same for decodes, from this spread on (AIBRIX_DECODE_LOAD_IMBALANCE_MIN_SPREAD)."""
+    deviation_factor: float = 1.0
+    """A prefill pod is overloaded above mean + factor x sample deviation of running prefills."""
+    prefill_timeout_s: float = 60.0
+    """Seconds for a prefill pod's whole answer (AIBRIX_PREFILL_REQUEST_TIMEOUT: 30 in its code, 60 in its manifest)."""
+
+
+@dataclass(frozen=True)
 class RoutingSettings:
     """How a pod is chosen when the request does not say."""
 
     policy: str = "prefix-cache"
-    """Default policy; a request's `routing-strategy` header wins."""
+    """Default policy; a request's `routing-strategy` header wins, and models with prefill and decode pods always default to `pd`."""
     prefix_cache: PrefixCacheSettings = PrefixCacheSettings()
     """Parameters of `prefix-cache`."""
+    pd: PairSettings = PairSettings()
+    """Parameters of `pd`."""
     tokenize_timeout_s: float = 5.0
     """Seconds to wait for an engine's /tokenize; AIBrix's default."""
 

@@ -122,6 +122,11 @@ def nothing_passes(selector: str) -> Problem:
     return no_pod_answers(f"no ready pod has the labels that external-filter asks for: {selector[:256]}")
 
 
+def no_pair(prefill: int, decode: int) -> Problem:
+    """Pods there may be, but none of a prefill and a decode pod of one RoleSet and one revision."""
+    return no_pod_answers(f"prefill pods are not ready: no ready pair of one RoleSet and one revision (prefill={prefill}, decode={decode})")
+
+
 def no_pod_answers(detail: str) -> Problem:
     """Every pod that was tried failed before its first byte."""
     return Problem(503, f"error on selecting target pod: {detail}", header="x-error-routing: true", code=CODES[503])

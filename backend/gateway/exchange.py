@@ -122,6 +122,8 @@ class Exchange(Relay):
         candidates = gateway.targets.models.get(asked.model)
         if candidates is None:
             raise answers.unknown_model(asked.model)
+        if candidates.pairing is not None and head.strategy in ("", policies.PAIR.name):
+            return self._client.hand_over(self, candidates.pairing)
         if head.strategy:
             policy = policies.POLICIES.get(head.strategy)
             if policy is None:

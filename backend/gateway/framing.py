@@ -19,7 +19,9 @@ UNTIL_CLOSE = -2
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer", b"upgrade")
 )
-OWN_HEADERS = frozenset((b"request-id", b"routing-strategy", b"target-pod", b"target-pod-ip", b"prefill-target-pod"))
+OWN_HEADERS = frozenset(
+    (b"request-id", b"routing-strategy", b"target-pod", b"target-pod-ip", b"prefill-target-pod", b"prefill-target-pod-ip")
+)
 """Set by the gateway; an engine's own are dropped."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\Z")

@@ -7,6 +7,8 @@ Series, by their first word, then labels:
   ignored_header  name
   bucket     model, share of the prompt that the chosen pod was promised to hold
   tokens     model, kind (prompt, completion, cached)
+  prefill    model, how the leg ended, HTTP status
+  pair       role, model, pod
   decide, ttft    upper bound in seconds; *_us: their sums
 """
 
@@ -24,6 +26,7 @@ from prometheus_client.registry import Collector
 from backend.api.decisions import DecisionRecord
 from backend.core.metrics import CONTENT_TYPE, Registry
 from backend.gateway.series import OVERFLOW, Counters, Series, totals
+from backend.gateway.targets import DECODE, PREFILL
 
 if TYPE_CHECKING:
     from backend.gateway.service import Gateway
@@ -54,6 +57,10 @@ def count(counters: Counters, records: Sequence[DecisionRecord]) -> None:
     _count_times(counters, "decide", _DECIDE, DECIDE_BOUNDS, [record.decide_ms for record in records if record.reason])
     _count_times(counters, "ttft", _TTFT, TTFT_BOUNDS, [record.ttft_ms for record in records if record.ttft_ms is not None])
     _count_tokens(counters, records)
+    for record in records:
+        if record.prefill is not None:
+            counters.add(("pair", "prefill", record.model, record.prefill.chosen))
+            counters.add(("pair", "decode", record.model, record.chosen))
 
 
 def _how_it_went(record: DecisionRecord) -> tuple[str, str, str, int, str, str, str]:
@@ -120,6 +127,7 @@ class GatewayCollector(Collector):
         yield from _routing(sums)
         yield from _times(sums)
         yield from _plain(sums)
+        yield from _pairs(sums)
         yield from _in_flight(self.gateway)
 
 
@@ -220,15 +228,41 @@ def _plain(sums: dict[Series, int]) -> Iterator[Metric]:
         yield family
 
 
+def _pairs(sums: dict[Series, int]) -> Iterator[Metric]:
+    success = CounterMetricFamily("gateway_prefill_request_success", "Prefill legs that were answered.", labels=("model",))
+    fail = CounterMetricFamily("gateway_prefill_request_fail", "Prefill legs that failed.", labels=("model", "status", "status_code"))
+    for (model, how, status), value in _having(sums, "prefill"):
+        if how == "ok":
+            success.add_metric((model,), value)
+        else:
+            fail.add_metric((model, how, status), value)
+    yield success
+    yield fail
+    selected = {
+        role: CounterMetricFamily(f"pd_selected_{role}_pod", f"Requests by the {role} pod chosen.", labels=("model", "pod"))
+        for role in (PREFILL, DECODE)
+    }
+    for (role, model, pod), value in _having(sums, "pair"):
+        selected[role].add_metric((model, pod), value)
+    yield from selected.values()
+
+
 def _in_flight(gateway: Gateway) -> Iterator[Metric]:
     pods = GaugeMetricFamily("gateway_pod_in_flight_requests", "Requests on a pod, all workers.", labels=("model", "pod"))
+    prefills = GaugeMetricFamily("gateway_prefill_outstanding_requests", "Prefills under way.", labels=("model",))
     models: dict[str, int] = {}
+    outstanding: dict[str, int] = {}
     rows = gateway.counts.used_rows()
     values = gateway.counts.in_flight([row.slot for row in gateway.targets.rows], rows)
     for row, value in zip(gateway.targets.rows, values, strict=True):
         pods.add_metric((row.pod.model, row.pod.name), value)
         models[row.pod.model] = models.get(row.pod.model, 0) + value
+        if row.pod.place.role == PREFILL:
+            outstanding[row.pod.model] = outstanding.get(row.pod.model, 0) + value
     yield pods
+    for model, value in outstanding.items():
+        prefills.add_metric((model,), value)
+    yield prefills
     by_model = GaugeMetricFamily("gateway_model_in_flight_requests", "Requests on all pods of a model.", labels=("model",))
     for model, value in models.items():
         by_model.add_metric((model,), value)

@@ -53,6 +53,24 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     inputs: tuple[RequestView, FleetView, object]
 
 
+class PairView(FleetView, frozen=True, gc=False, kw_only=True):
+    """The candidates of a model whose prompts are computed by other pods than its answers: `candidates` are the decode pods."""
+
+    prefill: FleetView
+    """`matched_tokens` of the request are theirs."""
+    groups: Sequence[str]
+    """RoleSet and revision of each decode candidate, as `pairing.group_name` writes them: only equals make a pair."""
+    prefill_groups: Sequence[str]
+
+
+class PairDecision(Decision, frozen=True, gc=False, kw_only=True):
+    """`pod` and `terms` are the decode pod's."""
+
+    prefill: int
+    """Index into the prefill candidates."""
+    prefill_terms: dict[str, Sequence[float]]
+
+
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """One alternative of an engine's answer; only what the gateway looks at."""
 

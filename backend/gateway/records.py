@@ -187,6 +187,8 @@ class RecordPublisher:
         for record in batch:
             evidence = self._doubtful.pop(record.id, None)
             if evidence is not None:
-                evidence.stored_after, evidence.removed_after = self._counters(record.chosen)
+                evidence.stored_after, evidence.removed_after = self._counters(
+                    record.chosen if record.prefill is None else record.prefill.chosen
+                )
                 record.hit_class = classify(record.predicted_tokens, record.cached_tokens, record.block_size, evidence)
                 self._settled(record)

@@ -20,10 +20,11 @@ from backend.gateway.model import Usage
 from backend.gateway.policies import Policy
 from backend.gateway.request import RequestHead
 from backend.gateway.stream import StreamNotes, read_answer
-from backend.gateway.targets import PodTarget
+from backend.gateway.targets import Pairing, PodTarget
 from backend.gateway.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    from backend.gateway.exchange import Exchange
     from backend.gateway.service import Gateway
 
 HELD_BYTES = 262_144
@@ -40,6 +41,9 @@ class Client(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def finished(self, keep_alive: bool) -> None: ...
+
+    def hand_over(self, exchange: Exchange, pairing: Pairing) -> None:
+        """The request needs two pods: another kind of exchange takes it from here."""
 
     @property
     def write_paused(self) -> bool: ...

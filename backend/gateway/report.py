@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 from backend.gateway import metrics
 from backend.gateway.classify import Evidence, classify
+from backend.gateway.model import PairView
+from backend.gateway.pair_exchange import PairExchange
 
 if TYPE_CHECKING:
     from backend.gateway.exchange import Exchange
@@ -27,6 +29,8 @@ def settle(gateway: Gateway, finished: Sequence[Exchange]) -> None:
     for exchange in finished:
         try:
             record = _record(gateway, exchange, clock_offset)
+            if isinstance(exchange, PairExchange):
+                record.prefill = _prefill(exchange)
             _publish(gateway, record, exchange)
             records.append(record)
         except Exception:
@@ -44,11 +48,33 @@ def _publish(gateway: Gateway, record: DecisionRecord, exchange: Exchange) -> No
     if predicted == cached:
         record.hit_class = "exact" if predicted is not None else "unpredicted"
     elif predicted is not None and cached is not None:
-        evidence = Evidence(*exchange.source[1:], *exchange.counts_after, record.in_flight)
+        others = record.in_flight if record.prefill is None else record.prefill.in_flight
+        evidence = Evidence(*exchange.source[1:], *exchange.counts_after, others)
         record.hit_class = classify(predicted, cached, record.block_size, evidence)
         if record.hit_class == "unknown":
             return gateway.records.put_doubtful(record, evidence)
     return gateway.records.put(record)
+
+
+def _prefill(exchange: PairExchange) -> PrefillChoice | None:
+    pair, leg = exchange.pair, exchange.leg
+    if pair is None or leg is None:
+        return None
+    pairs = pair.inputs[1]
+    assert isinstance(pairs, PairView)
+    return PrefillChoice(
+        chosen=leg.pod.name,
+        pod_ip=leg.pod.ip,
+        group=exchange.group,
+        candidates=pairs.prefill.candidates,  # type: ignore[arg-type]
+        groups=pairs.prefill_groups,  # type: ignore[arg-type]
+        decode_groups=pairs.groups,  # type: ignore[arg-type]
+        terms=pair.prefill_terms,  # type: ignore[arg-type]
+        attempts=list(exchange.prefill_attempts),
+        in_flight=pairs.prefill.in_flight[pair.prefill],
+        wait_ms=(leg.ended_at - leg.sent_at) * 1e3 if leg.status else None,
+        error=exchange.prefill_error,
+    )
 
 
 def _record(gateway: Gateway, exchange: Exchange, clock_offset: float) -> DecisionRecord:

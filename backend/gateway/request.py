@@ -24,6 +24,8 @@ _DROPPED = HOP_BY_HOP | {
     b"x-request-id",  # replaced, as AIBrix does
     b"target-pod",  # never the client's choice
     b"target-pod-ip",
+    b"prefill-target-pod",
+    b"prefill-target-pod-ip",
     b"routing-strategy",
     b"accept-encoding",  # usage is read from the answer: it must not be compressed
 }

@@ -17,10 +17,12 @@ import httptools
 from backend.gateway import answers
 from backend.gateway.answers import Problem
 from backend.gateway.exchange import Exchange
+from backend.gateway.pair_exchange import PairExchange
 from backend.gateway.request import Header, Request, RequestHead, read_head
 
 if TYPE_CHECKING:
     from backend.gateway.service import Gateway
+    from backend.gateway.targets import Pairing
 
 QUEUED_REQUESTS = 8
 """Pipelined requests read ahead of their turn; beyond it the client has to wait."""
@@ -233,6 +235,10 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    def hand_over(self, exchange: Exchange, pairing: Pairing) -> None:
+        self._current = pair = PairExchange(exchange, pairing)
+        pair.start()
 
     def finished(self, keep_alive: bool) -> None:
         """The current request is answered (or never will be)."""

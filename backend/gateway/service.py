@@ -96,6 +96,10 @@ class Gateway:
         self._ids += 1
         return b"%08x%b" % (self._ids * 0x9E3779B1 & 0xFFFF_FFFF, self._id_end)
 
+    def new_room(self) -> int:
+        """For the two legs of one request to meet in: 63 random bits."""
+        return self._chance.getrandbits(63)
+
     def check_key(self, authorization: bytes) -> None:
         if self._key and not hmac.compare_digest(authorization, self._key):
             raise answers.bad_api_key()
@@ -145,6 +149,10 @@ class Gateway:
     def count_retry(self, reason: str) -> None:
         self.counters.add(("retry", reason))
         self.avoiding = True
+
+    def count_prefill(self, model: str, status: str, code: int) -> None:
+        """A prefill leg that ended: `status` is ok or the kind of its failure."""
+        self.counters.add(("prefill", model, status, str(code)))
 
     def count_routing_error(self, reason: str) -> None:
         self.counters.add(("routing_error", reason))

@@ -15,7 +15,7 @@ from backend.core.errors import NotFound
 from backend.core.settings import GatewaySettings, LimitSettings, RoutingSettings
 from backend.gateway.counts import Counts
 from backend.gateway.fleet_table import FleetTable
-from backend.gateway.model import FleetView, RequestView
+from backend.gateway.model import FleetView, PairView, RequestView
 from backend.gateway.prefix import Prefix, PrefixReader
 from backend.gateway.server import ClientConnection
 from backend.gateway.service import Gateway
@@ -110,8 +110,20 @@ class Running:
         return sum(self.gateway.counts.in_flight(range(64), range(32)))
 
 
-def pod(engine: FakeEngine, *, ready: bool = True, model: str = MODEL) -> Pod:
-    return Pod(name=engine.name, ip=engine.host, port=engine.port, model=model, ready=ready, state="ready" if ready else "unready")
+def pod(engine: FakeEngine, *, ready: bool = True, model: str = MODEL, **more: Any) -> Pod:
+    state = "ready" if ready else "unready"
+    return Pod(name=engine.name, ip=engine.host, port=engine.port, model=model, ready=ready, state=state, **more)
+
+
+def pairs(prefill: Sequence[tuple[str, int]], decode: Sequence[tuple[str, int]]) -> PairView:
+    """Candidates as (group, requests under way), named p-0, p-1, ... and d-0, d-1, ..."""
+    return PairView(
+        candidates=[f"d-{at}" for at in range(len(decode))],
+        in_flight=[load for _, load in decode],
+        groups=[group for group, _ in decode],
+        prefill=FleetView([f"p-{at}" for at in range(len(prefill))], [load for _, load in prefill]),
+        prefill_groups=[group for group, _ in prefill],
+    )
 
 
 @asynccontextmanager

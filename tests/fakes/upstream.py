@@ -3,6 +3,9 @@
 `behaviour` chooses: ok, garbage, trickle, stall (never answers), stall_middle, close_middle, reset (before any byte), reset_middle,
 abort (a draining vLLM), surplus (bytes behind its answer), both_lengths, status:NNN, not_json, holds_error, until_close, chunked.
 It applies to the OpenAI paths only; `/tokenize` has `tokenize_behaviour`.
+
+In a disaggregated fleet it behaves as vLLM does (a prefill names its blocks, a decode may fetch each once: see `Blocks`) or as SGLang
+(both legs wait for each other in a room: see `Rooms`).
 """
 
 from __future__ import annotations
@@ -34,6 +37,40 @@ class Seen:
         return self.line.split(" ")[1]
 
 
+class Blocks:
+    """KV blocks that vLLM's prefill pods keep for decode pods, by the id of the prefill. Fetched twice: the test's bug or the gateway's."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        """Name of the prefill engine."""
+        self.fetched: list[tuple[str, str]] = []
+        """Names of the two engines."""
+
+    def keep(self, engine: str) -> dict[str, Any]:
+        name = f"prefill-{len(self.kept) + len(self.fetched)}"
+        self.kept[name] = engine
+        blocks = {"remote_block_ids": [[5, 6]], "remote_engine_id": engine, "remote_request_id": name, "remote_host": "10.1.1.1"}
+        return {"do_remote_prefill": True, "do_remote_decode": False, **blocks}
+
+    def fetch(self, params: dict[str, Any], engine: str) -> None:
+        self.fetched.append((self.kept.pop(params["remote_request_id"]), engine))
+
+
+class Rooms:
+    """Where SGLang's two legs meet."""
+
+    def __init__(self) -> None:
+        self.inside: dict[int, list[str]] = {}
+        self._both: dict[int, asyncio.Event] = {}
+
+    async def meet(self, room: int, engine: str) -> None:
+        self.inside.setdefault(room, []).append(engine)
+        both = self._both.setdefault(room, asyncio.Event())
+        if len(self.inside[room]) == 2:
+            both.set()
+        await both.wait()
+
+
 @dataclass
 class FakeEngine:
     """`async with FakeEngine() as engine:` listens on a free port."""
@@ -54,6 +91,8 @@ class FakeEngine:
     """Instead of the usual counts."""
     events: list[str] | None = None
     """What a stream consists of, instead of the usual tokens; each goes out as one chunk."""
+    blocks: Blocks | None = None
+    rooms: Rooms | None = None
     requests: list[Seen] = field(default_factory=list)
     connections: set[_Connection] = field(default_factory=set)
     accepted: int = 0
@@ -146,12 +185,21 @@ class _Connection(asyncio.Protocol):
             await self.tokenize(seen)
         else:
             asked = json.loads(seen.body)
+            await self.meet(asked)
             if asked.get("stream"):
                 await self.stream(seen, bool((asked.get("stream_options") or {}).get("include_usage")))
             else:
-                await self.whole()
+                await self.whole(asked)
         if self.buffer and not self.transport.is_closing():
             self.take()
+
+    async def meet(self, asked: dict[str, Any]) -> None:
+        engine = self.engine
+        if engine.rooms is not None and "bootstrap_room" in asked:
+            await engine.rooms.meet(asked["bootstrap_room"], engine.name)
+        params = asked.get("kv_transfer_params")
+        if engine.blocks is not None and params and params.get("do_remote_prefill"):
+            engine.blocks.fetch(params, engine.name)
 
     async def tokenize(self, seen: Seen) -> None:
         how = self.engine.tokenize_behaviour
@@ -176,13 +224,21 @@ class _Connection(asyncio.Protocol):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    async def whole(self) -> None:
+    async def whole(self, asked: dict[str, Any] | None = None) -> None:
         engine, how = self.engine, self.engine.behaviour
         finish = "abort" if how == "abort" else "stop"
         usage = engine.usage()
         if how == "abort":
             usage["completion_tokens"] = 0
-        answer = {"id": "c1", "model": "m", "choices": [{"index": 0, "text": engine.text, "finish_reason": finish}], "usage": usage}
+        answer: dict[str, Any] = {
+            "id": "c1",
+            "model": "m",
+            "choices": [{"index": 0, "text": engine.text, "finish_reason": finish}],
+            "usage": usage,
+        }
+        params = (asked or {}).get("kv_transfer_params")
+        if engine.blocks is not None and params and params.get("do_remote_decode"):
+            answer["kv_transfer_params"] = engine.blocks.keep(engine.name)
         body = json.dumps(answer).encode()
         if how in ("ok", "abort"):
             self.send(200, body)

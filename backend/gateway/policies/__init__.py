@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from backend.core.settings import RoutingSettings
 from backend.gateway.model import Decision, FleetView, RequestView
-from backend.gateway.policies import least_request, prefix_cache, uniform
+from backend.gateway.policies import least_request, pd, prefix_cache, uniform
 
 
 class Policy(NamedTuple):
@@ -31,5 +31,8 @@ POLICIES: dict[str, Policy] = {
         _policy(uniform.NAME, uniform.choose, lambda settings: None, needs_tokens=False),
         _policy(least_request.NAME, least_request.choose, lambda settings: None, needs_tokens=False),
         _policy(prefix_cache.NAME, prefix_cache.choose, lambda settings: settings.prefix_cache, needs_tokens=True),
+        _policy(pd.NAME, pd.choose, lambda settings: settings, needs_tokens=True),
     )
 }
+PAIR = POLICIES[pd.NAME]
+"""What models with prefill and decode pods are routed by, unless a request names another policy."""

@@ -34,7 +34,7 @@ def choose(request: RequestView, fleet: FleetView, settings: PrefixCacheSettings
         return Decision(NAME, winner, request.index_problem or "index_absent", {"in_flight": in_flight}, (request, fleet, settings))
 
     least, most = min(in_flight), max(in_flight)
-    limit = float(least) if least == most else _overload_limit(in_flight, settings.deviation_factor)
+    limit = float(least) if least == most else overload_limit(in_flight, settings.deviation_factor)
     # Strictly above the bound, as upstream: then only the least loaded pods may match.
     ceiling = min(limit, least) if most - least > settings.imbalance_requests else limit
 
@@ -59,7 +59,7 @@ def choose(request: RequestView, fleet: FleetView, settings: PrefixCacheSettings
     return Decision(NAME, winner, reason, terms, (request, fleet, settings))
 
 
-def _overload_limit(in_flight: Sequence[int], factor: float) -> float:
+def overload_limit(in_flight: Sequence[int], factor: float) -> float:
     """Mean plus `factor` sample deviations (n - 1, as upstream: with two pods the population form would call neither overloaded)."""
     count, total = len(in_flight), sum(in_flight)
     # Whole numbers until the root: nothing is rounded away, and nothing is looped over in Python.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.core.settings import RoutingSettings
 from backend.gateway.model import NoCandidate
 from backend.gateway.policies import POLICIES, least_request, prefix_cache, uniform
 from tests.fakes.fleet import fleet, request
@@ -67,7 +68,7 @@ def test_random_takes_each_alike(random: float, expected: int) -> None:
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_an_empty_fleet_is_no_candidate(name: str) -> None:
     with pytest.raises(NoCandidate):
-        POLICIES[name].choose(request(matched_tokens=()), fleet(in_flight=()), SETTINGS)
+        POLICIES[name].choose(request(matched_tokens=()), fleet(in_flight=()), POLICIES[name].settings(RoutingSettings()))
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -76,4 +77,5 @@ def test_any_fleet_gets_a_pod_that_exists(name: str, data: st.DataObject) -> Non
     in_flight = data.draw(st.lists(st.integers(0, 100), min_size=1, max_size=64))
     matched = data.draw(st.none() | st.lists(st.integers(0, 4096), min_size=len(in_flight), max_size=len(in_flight)))
     view = request(matched_tokens=matched, random=data.draw(st.floats(0, 1, exclude_max=True)))
-    assert 0 <= POLICIES[name].choose(view, fleet(in_flight), SETTINGS).pod < len(in_flight)
+    decision = POLICIES[name].choose(view, fleet(in_flight), POLICIES[name].settings(RoutingSettings()))
+    assert 0 <= decision.pod < len(in_flight)

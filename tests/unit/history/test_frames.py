@@ -11,12 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.api import frames
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 from tests.fakes.records import AT, record
 
 texts = st.text(st.characters(codec="utf-8"), max_size=5)
 counts = st.integers(0, 2**40)
 numbers = st.floats(0, 1e9)
+prefills = st.builds(
+    PrefillChoice,
+    chosen=texts,
+    group=texts,
+    candidates=st.lists(texts, max_size=3),
+    groups=st.lists(texts, max_size=3),
+    terms=st.dictionaries(texts, st.lists(numbers, max_size=3), max_size=3),
+    in_flight=counts,
+    wait_ms=st.none() | numbers,
+)
 made = st.builds(
     record,
     id=texts,
@@ -29,6 +39,7 @@ made = st.builds(
     predicted_tokens=st.none() | counts,
     cached_tokens=st.none() | counts,
     ttft_ms=st.none() | numbers,
+    prefill=st.none() | prefills,
 )
 
 
@@ -44,6 +55,15 @@ def test_every_field_of_a_record_is_a_documented_column_in_the_same_order():
     fields = [field.name for field in msgspec.structs.fields(DecisionRecord)]
     assert [column.name for column in frames.DECISION_COLUMNS] == fields
     assert all(column.meaning.endswith(".") for column in frames.DECISION_COLUMNS)
+
+
+def test_every_field_of_a_prefill_choice_is_in_its_column_in_the_same_order():
+    assert list(frames.PREFILL_FIELDS) == [field.name for field in msgspec.structs.fields(PrefillChoice)]
+
+
+def test_a_table_says_which_pods_computed_prompts():
+    table = frames.decisions_frame([record(), record(1, prefill=PrefillChoice(chosen="p-1", terms={"score": [1.0]}))])
+    assert table["prefill"].struct.field("chosen").to_list() == [None, "p-1"]
 
 
 def test_times_are_utc_with_microseconds():

@@ -193,6 +193,7 @@ class PairExchange(Exchange):
             log.warning("request %s: %s handed over no KV blocks; check its --kv-transfer-config", self.id.decode(), leg.pod.name)
         leg.answer = b""
         self._decode_body, self._answered = request.body, True
+        self._gateway.refresh_fleet()
         candidates = self._gateway.targets.models.get(self.asked.model) if self.asked is not None else None
         latest = candidates.pairing if candidates is not None else None
         if latest is not None and self.chosen is not None and not latest.has_decode(self.chosen):

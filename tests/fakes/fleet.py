@@ -110,7 +110,7 @@ class Running:
         return sum(self.gateway.counts.in_flight(range(64), range(32)))
 
 
-def pod(engine: FakeEngine, *, ready: bool = True, model: str = MODEL, **more: Any) -> Pod:
+def pod(engine: FakeEngine, /, *, ready: bool = True, model: str = MODEL, **more: Any) -> Pod:
     state = "ready" if ready else "unready"
     return Pod(name=engine.name, ip=engine.host, port=engine.port, model=model, ready=ready, state=state, **more)
 

@@ -85,6 +85,8 @@ class FakeEngine:
     """Seconds between two tokens of a stream."""
     delay_s: float = 0.0
     """Seconds before an answer begins."""
+    answer_delay_s: float = 0.0
+    """The same, behind the meeting of both legs."""
     cached_tokens: int | None = 0
     text: str = "hello"
     told_usage: dict[str, Any] | None = None
@@ -186,6 +188,8 @@ class _Connection(asyncio.Protocol):
         else:
             asked = json.loads(seen.body)
             await self.meet(asked)
+            if self.engine.answer_delay_s:
+                await asyncio.sleep(self.engine.answer_delay_s)
             if asked.get("stream"):
                 await self.stream(seen, bool((asked.get("stream_options") or {}).get("include_usage")))
             else:
@@ -195,7 +199,9 @@ class _Connection(asyncio.Protocol):
 
     async def meet(self, asked: dict[str, Any]) -> None:
         engine = self.engine
-        if engine.rooms is not None and "bootstrap_room" in asked:
+        # A prefill that fails does so before it has handed anything over, unless it is told to answer later.
+        fails = asked.get("max_tokens") == 1 and engine.behaviour != "ok" and not engine.answer_delay_s
+        if engine.rooms is not None and "bootstrap_room" in asked and not fails:
             await engine.rooms.meet(asked["bootstrap_room"], engine.name)
         params = asked.get("kv_transfer_params")
         if engine.blocks is not None and params and params.get("do_remote_prefill"):

@@ -266,6 +266,8 @@ class PairExchange(Exchange):
 
     def _try_another(self, kind: str, detail: str) -> None:
         pod = self.chosen
+        if self.ended_at:
+            return None
         if pod is None or kind not in _REPLACED or not self._has_another():
             return super()._try_another(kind, detail)
         self.error = f"{pod.name}: {detail}"

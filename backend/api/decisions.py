@@ -31,10 +31,10 @@ class PrefillChoice(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     chosen: str = ""
     pod_ip: str = ""
     group: str = ""
-    """RoleSet and revision that both pods belong to, as `roleset@revision`."""
+    """RoleSet and revision that both pods belong to, as `roleset@revision`: its name, or where they are told its roles' templates."""
     candidates: list[str] = []
     groups: list[str] = []
-    """Of each candidate; only equals make a pair."""
+    """Of each candidate, several with blanks between them; a pair has one in common."""
     decode_groups: list[str] = []
     """Of each candidate of the decode pod."""
     terms: dict[str, list[float]] = {}

@@ -12,12 +12,15 @@ PodState = Literal["starting", "ready", "unready", "stopping", "backoff", "faile
 LoadState = Literal["fresh", "stale", "never"]
 
 ROLE_LABEL, ROLESET_LABEL, REVISION_LABEL = "role-name", "roleset-name", "storm-service-revision"
+ROLE_REVISION_LABEL = "stormservice.orchestration.aibrix.ai/role-revision-name"
 GROUP_INDEX_LABELS = ("pod-group-index", "stormservice.orchestration.aibrix.ai/pod-group-index")
+HASH_LABEL = "role-template-hash"
+HASHES_ANNOTATION = "stormservice.orchestration.aibrix.ai/role-template-hashes"
 BOOTSTRAP_PORT_ANNOTATION = "model.aibrix.ai/sglang-bootstrap-port"
 
 
 class Place(NamedTuple):
-    """Where a pod stands in its StormService; empty without one."""
+    """Where a pod stands in its StormService; empty where that is not known."""
 
     role: str
     roleset: str
@@ -57,13 +60,29 @@ class Pod(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def place(self) -> Place:
-        """The fields, and for those left empty the labels that StormService's controller writes."""
+        """The fields, and for those left empty the labels that StormService's controller writes.
+
+        A revision that is the role's own says nothing of other roles: one that a new revision left as it was keeps the older name.
+        """
         labels = self.labels
+        own = "" if ROLE_REVISION_LABEL in labels else self.revision
         return Place(
-            self.role or labels.get(ROLE_LABEL, ""),
-            self.roleset or labels.get(ROLESET_LABEL, ""),
-            self.revision or labels.get(REVISION_LABEL, ""),
+            self.role or labels.get(ROLE_LABEL, ""), self.roleset or labels.get(ROLESET_LABEL, ""), labels.get(REVISION_LABEL) or own
         )
+
+    @property
+    def template_hash(self) -> str:
+        """Of its own role's template: what it runs."""
+        return self.labels.get(HASH_LABEL, "")
+
+    @property
+    def template_hashes(self) -> dict[str, str]:
+        """Of each role, in the revision that this pod was made for, from the annotation `decode=4c9xz2,prefill=884f64`.
+
+        A role's own revision does not tell what belongs together: a role that a new revision leaves as it is belongs to both.
+        """
+        pairs = (each.partition("=") for each in self.annotations.get(HASHES_ANNOTATION, "").split(","))
+        return {role.strip(): value.strip() for role, equals, value in pairs if equals}
 
     @property
     def serves_http(self) -> bool:

@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from backend.api.fleet import Pod, PodState
+from backend.api.fleet import (
+    BOOTSTRAP_PORT_ANNOTATION,
+    HASHES_ANNOTATION,
+    ROLE_LABEL,
+    ROLE_REVISION_LABEL,
+    ROLESET_LABEL,
+    Pod,
+    PodState,
+)
 
 MODEL, PORT, ENGINE = "model.aibrix.ai/name", "model.aibrix.ai/port", "model.aibrix.ai/engine"
-ROLE, ROLESET = "role-name", "roleset-name"
-ROLE_REVISION = "stormservice.orchestration.aibrix.ai/role-revision-name"
 GROUP_INDEX = "stormservice.orchestration.aibrix.ai/pod-group-index"
+_KEPT_ANNOTATIONS = (BOOTSTRAP_PORT_ANNOTATION, HASHES_ANNOTATION)
 _RAY_NODE = "ray.io/node-type"
 _DEFAULT_PORT = 8000
 _NO_CONDITION: Mapping[str, Any] = {}
@@ -42,11 +49,12 @@ def pod_of(obj: Mapping[str, Any]) -> Pod | None:
         model=model,
         engine=labels.get(ENGINE) or annotations.get(ENGINE) or "vllm",
         version=version_of(image),
-        role=labels.get(ROLE, ""),
-        roleset=labels.get(ROLESET, ""),
-        revision=labels.get(ROLE_REVISION, ""),
+        role=labels.get(ROLE_LABEL, ""),
+        roleset=labels.get(ROLESET_LABEL, ""),
+        revision=labels.get(ROLE_REVISION_LABEL, ""),
         image=image,
         labels=dict(labels),
+        annotations={key: annotations[key] for key in _KEPT_ANNOTATIONS if key in annotations},
         state=state,
         ready=state == "ready",
         reason=reason,

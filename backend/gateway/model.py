@@ -58,9 +58,10 @@ class PairView(FleetView, frozen=True, gc=False, kw_only=True):
 
     prefill: FleetView
     """`matched_tokens` of the request are theirs."""
-    groups: Sequence[str]
-    """RoleSet and revision of each decode candidate, as `pairing.group_name` writes them: only equals make a pair."""
-    prefill_groups: Sequence[str]
+    groups: Sequence[Sequence[str]]
+    """Of each decode candidate: the revisions of its RoleSet that it belongs to (several where a revision left its role as it was)."""
+    prefill_groups: Sequence[Sequence[str]]
+    """A pair has one in common."""
 
 
 class PairDecision(Decision, frozen=True, gc=False, kw_only=True):
@@ -69,6 +70,8 @@ class PairDecision(Decision, frozen=True, gc=False, kw_only=True):
     prefill: int
     """Index into the prefill candidates."""
     prefill_terms: dict[str, Sequence[float]]
+    group: str
+    """RoleSet and revision that both belong to."""
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

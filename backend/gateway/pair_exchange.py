@@ -42,12 +42,11 @@ class PairExchange(Exchange):
     """`chosen` is the decode pod; the prefix hit, promised and told, is the prefill pod's."""
 
     __slots__ = (
-        "_adapter", "_answered", "_decode_body", "_over", "_pairing", "_peer", "group", "leg", "pair", "prefill_attempts", "prefill_error",
+        "_adapter", "_answered", "_decode_body", "_over", "_pairing", "_peer", "leg", "pair", "prefill_attempts", "prefill_error",
     )  # fmt: skip
 
     _adapter: EngineAdapter
     _peer: PrefillPod
-    group: str
     pair: PairDecision | None
     leg: PrefillLeg | None
 
@@ -63,7 +62,7 @@ class PairExchange(Exchange):
         """Set while only the prefill leg is waited for."""
         self.pair = self.leg = None
         self.prefill_attempts: tuple[str, ...] = ()
-        self.group = self.prefill_error = ""
+        self.prefill_error = ""
 
     # --- the decision ---
 
@@ -136,7 +135,6 @@ class PairExchange(Exchange):
             raise answers.no_pair(*pairing.ready) from None
         self.decision = self.pair = pair
         self.chosen = chosen = decode.pods[pair.pod]
-        self.group = pairing.decode_groups[pair.pod]
         gateway.counts.plus(chosen.slot)
         self.predicted = matched[pair.prefill] if matched is not None else None
         if matched is not None:

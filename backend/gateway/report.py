@@ -65,10 +65,10 @@ def _prefill(exchange: PairExchange) -> PrefillChoice | None:
     return PrefillChoice(
         chosen=leg.pod.name,
         pod_ip=leg.pod.ip,
-        group=exchange.group,
+        group=pair.group,
         candidates=pairs.prefill.candidates,  # type: ignore[arg-type]
-        groups=pairs.prefill_groups,  # type: ignore[arg-type]
-        decode_groups=pairs.groups,  # type: ignore[arg-type]
+        groups=list(map(" ".join, pairs.prefill_groups)),
+        decode_groups=list(map(" ".join, pairs.groups)),
         terms=pair.prefill_terms,  # type: ignore[arg-type]
         attempts=list(exchange.prefill_attempts),
         in_flight=pairs.prefill.in_flight[pair.prefill],

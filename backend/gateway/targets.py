@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterable
+from itertools import chain
 
 from backend.api.fleet import Pod
 from backend.core.errors import UsageError
@@ -26,8 +27,8 @@ class PodTarget:
     """A ready pod and everything that is the same for each request sent there."""
 
     __slots__ = (
-        "bootstrap_port", "engine", "group", "ip", "labels", "name", "pool", "prefill_lines", "request_lines", "response_lines", "role",
-        "slot",
+        "bootstrap_port", "engine", "ip", "labels", "name", "pool", "prefill_lines", "request_lines", "response_lines", "revision", "role",
+        "roleset", "slot", "template_hash", "template_hashes",
     )  # fmt: skip
 
     def __init__(self, row: Row, pool: PodPool) -> None:
@@ -46,7 +47,11 @@ class PodTarget:
         role, roleset, revision = pod.place
         self.role = role if role in (PREFILL, DECODE) and _adapter(pod.engine) is not None else ""
         """Empty: answers whole requests."""
-        self.group = f"{roleset}@{revision}" if pod.namespace == "default" else f"{pod.namespace}/{roleset}@{revision}"
+        self.roleset = roleset if pod.namespace == "default" else f"{pod.namespace}/{roleset}"
+        self.revision = revision
+        self.template_hash = pod.template_hash
+        hashes = pod.template_hashes
+        self.template_hashes = (hashes.get(PREFILL, ""), hashes.get(DECODE, ""))
         self.bootstrap_port = pod.bootstrap_port
 
 
@@ -85,10 +90,12 @@ class Pairing:
     def __init__(self, prefill: Iterable[PodTarget], decode: Iterable[PodTarget]) -> None:
         prefill, decode = list(prefill), list(decode)
         self.ready = len(prefill), len(decode)
-        able = {(pod.group, pod.engine) for pod in prefill} & {(pod.group, pod.engine) for pod in decode}
-        mixed = len({group for group, _ in able}) < len(able)
-        self.prefill, self.prefill_groups = _in_pairs(prefill, able, mixed)
-        self.decode, self.decode_groups = _in_pairs(decode, able, mixed)
+        groups = _groups([*prefill, *decode])
+        able = set(chain(*(groups[pod] for pod in prefill))) & set(chain(*(groups[pod] for pod in decode)))
+        self.prefill = Candidates(pod for pod in prefill if not able.isdisjoint(groups[pod]))
+        self.decode = Candidates(pod for pod in decode if not able.isdisjoint(groups[pod]))
+        self.prefill_groups = [groups[pod] for pod in self.prefill.pods]
+        self.decode_groups = [groups[pod] for pod in self.decode.pods]
 
     def __bool__(self) -> bool:
         return bool(self.prefill.pods)
@@ -111,9 +118,26 @@ class Pairing:
         return any(other.pool is pod.pool for other in self.decode.pods)
 
 
-def _in_pairs(pods: list[PodTarget], able: Container[tuple[str, str]], mixed: bool) -> tuple[Candidates, list[str]]:
-    kept = [pod for pod in pods if (pod.group, pod.engine) in able]
-    return Candidates(kept), [f"{pod.group}:{pod.engine}" if mixed else pod.group for pod in kept]
+def _groups(pods: list[PodTarget]) -> dict[PodTarget, tuple[str, ...]]:
+    """The revisions of its RoleSet that each pod belongs to, by names that only those of one engine family share.
+
+    A pod that tells the templates of its revision belongs to each revision, of those that the pods around it tell, that has its own
+    template. For others the name of their revision is all that is known.
+    """
+    several = len({pod.engine for pod in pods}) > 1
+    told: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for pod in pods:
+        if pod.template_hash and all(pod.template_hashes):
+            told.setdefault((pod.roleset, pod.engine), set()).add(pod.template_hashes)
+    groups = {}
+    for pod in pods:
+        if pod.template_hash and all(pod.template_hashes):
+            own = pod.role == DECODE
+            revisions = ["+".join(each) for each in sorted(told[pod.roleset, pod.engine]) if each[own] == pod.template_hash]
+        else:
+            revisions = [pod.revision]
+        groups[pod] = tuple(f"{pod.roleset}@{revision}{f':{pod.engine}' if several else ''}" for revision in revisions)
+    return groups
 
 
 class Targets:
@@ -155,15 +179,17 @@ def _takes_requests(pod: Pod) -> bool:
 
 
 def _candidates(pods: list[PodTarget], with_decode: bool) -> Candidates:
-    """`with_decode`: the model has decode pods, ready or not, so that its prefill pods answer nothing alone."""
+    """With `pairing` when it takes two pods to answer. `with_decode`: there are decode pods, ready or not, so prefill pods answer nothing
+    alone."""
     if not any(pod.role for pod in pods):
         return Candidates(pods)
-    whole = [pod for pod in pods if not pod.role]
     pairing = Pairing((pod for pod in pods if pod.role == PREFILL), (pod for pod in pods if pod.role == DECODE))
-    if whole and not pairing:
-        return Candidates(whole)
+    whole = [pod for pod in pods if not pod.role]
     alone = [pod for pod in pods if not pod.role or _answers_alone(pod, with_decode)]
-    return Candidates(alone, pairing if with_decode else None)
+    if pairing or not alone:
+        return Candidates(alone, pairing if with_decode else None)
+    # While no pair is ready (in the middle of a rollout, say), pods that can do it all do: rather those that are meant to.
+    return Candidates(whole or alone)
 
 
 def _answers_alone(pod: PodTarget, with_decode: bool) -> bool:

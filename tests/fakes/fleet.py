@@ -116,13 +116,13 @@ def pod(engine: FakeEngine, /, *, ready: bool = True, model: str = MODEL, **more
 
 
 def pairs(prefill: Sequence[tuple[str, int]], decode: Sequence[tuple[str, int]]) -> PairView:
-    """Candidates as (group, requests under way), named p-0, p-1, ... and d-0, d-1, ..."""
+    """Candidates as (groups with blanks between, requests under way), named p-0, p-1, ... and d-0, d-1, ..."""
     return PairView(
         candidates=[f"d-{at}" for at in range(len(decode))],
         in_flight=[load for _, load in decode],
-        groups=[group for group, _ in decode],
+        groups=[group.split() for group, _ in decode],
         prefill=FleetView([f"p-{at}" for at in range(len(prefill))], [load for _, load in prefill]),
-        prefill_groups=[group for group, _ in prefill],
+        prefill_groups=[group.split() for group, _ in prefill],
     )
 
 

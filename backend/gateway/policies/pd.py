@@ -11,7 +11,7 @@ the gateway's own counts, and the pair with the least sum. Different from upstre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
+from itertools import chain, compress
 from typing import TypeVar
 
 from backend.core.settings import PairSettings, RoutingSettings
@@ -38,11 +38,11 @@ def choose_pair(request: RequestView, pairs: PairView, settings: RoutingSettings
     the view's `index_problem`. Raises NoCandidate when no prefill and decode candidate belong together."""
     prefill, groups = pairs.prefill, pairs.prefill_groups
     prefill_load, decode_load = prefill.in_flight, pairs.in_flight
-    able = set(groups) & set(pairs.groups)
+    able = set(chain(*groups)) & set(chain(*pairs.groups))
     if not able:
         raise NoCandidate("There is no pair of a prefill and a decode pod of one RoleSet and one revision.")
-    prefill_open = [group in able for group in groups]
-    decode_open = [group in able for group in pairs.groups]
+    prefill_open = [not able.isdisjoint(names) for names in groups]
+    decode_open = [not able.isdisjoint(names) for names in pairs.groups]
     prefill_limit, decode_limit = (
         _prefill_limit(prefill_load, prefill_open, settings.pd),
         _decode_limit(decode_load, decode_open, settings.pd),
@@ -72,6 +72,7 @@ def choose_pair(request: RequestView, pairs: PairView, settings: RoutingSettings
         inputs=(request, pairs, settings),
         prefill=prefill_pod,
         prefill_terms=terms,
+        group=winner,
     )
 
 
@@ -96,9 +97,9 @@ def _restricted(open_now: list[bool], keeps: Callable[[int], bool]) -> list[bool
     return kept if any(kept) else open_now
 
 
-def _paired(groups: Sequence[str], others: Iterable[str]) -> Callable[[int], bool]:
-    having = set(others)
-    return lambda at: groups[at] in having
+def _paired(groups: Sequence[Sequence[str]], others: Iterable[Sequence[str]]) -> Callable[[int], bool]:
+    having = set(chain(*others))
+    return lambda at: not having.isdisjoint(groups[at])
 
 
 def _prefill_scores(request: RequestView, load: Sequence[int]) -> list[float]:
@@ -116,16 +117,17 @@ def _pair_scores(prefill_best: dict[str, float], decode_best: dict[str, float]) 
     return {group: score / most + decode_best[group] for group, score in prefill_best.items() if group in decode_best}
 
 
-def _best_by_group(groups: Sequence[str], score: Sequence[float], is_open: Sequence[bool]) -> dict[str, float]:
+def _best_by_group(groups: Sequence[Sequence[str]], score: Sequence[float], is_open: Sequence[bool]) -> dict[str, float]:
     best: dict[str, float] = {}
-    for group, value in compress(zip(groups, score, strict=True), is_open):
-        if value < best.get(group, value + 1):
-            best[group] = value
+    for names, value in compress(zip(groups, score, strict=True), is_open):
+        for name in names:
+            if value < best.get(name, value + 1):
+                best[name] = value
     return best
 
 
-def _of_group(groups: Sequence[str], score: Sequence[float], is_open: Sequence[bool], group: str) -> dict[int, float]:
-    return {at: score[at] for at, name in enumerate(groups) if name == group and is_open[at]}
+def _of_group(groups: Sequence[Sequence[str]], score: Sequence[float], is_open: Sequence[bool], group: str) -> dict[int, float]:
+    return {at: score[at] for at, names in enumerate(groups) if group in names and is_open[at]}
 
 
 def _draw(scores: dict[Key, float], random: float) -> tuple[Key, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 from workbench import _show
 
 if TYPE_CHECKING:
@@ -45,9 +45,18 @@ class Explanation(_show.Shown):
             schema[name] = pl.Float64
         return pl.DataFrame(data, schema=schema)
 
+    def prefill_df(self) -> polars.DataFrame:
+        """The same of the pods that could have computed the prompt; no rows where one pod did all."""
+        import polars as pl
+
+        prefill = self.record.prefill or PrefillChoice()
+        columns = {"pod": prefill.candidates, "group": prefill.groups, "chosen": [pod == prefill.chosen for pod in prefill.candidates]}
+        schema = {"pod": pl.String, "group": pl.String, "chosen": pl.Boolean, **dict.fromkeys(prefill.terms, pl.Float64)}
+        return pl.DataFrame({**columns, **prefill.terms}, schema=schema, strict=False)
+
     def story(self) -> list[str]:
         """What was known, what was chosen, what became of it: one sentence each."""
-        return [self._choice(), *self._prediction(), self._outcome()]
+        return [self._choice(), *self._prefill(), *self._prediction(), self._outcome()]
 
     def _choice(self) -> str:
         record = self.record
@@ -60,6 +69,16 @@ class Explanation(_show.Shown):
             f"{record.reason or 'no reason recorded'}. Decided in {record.decide_ms:.2f} ms, "
             f"with {others} on that pod."
         )
+
+    def _prefill(self) -> list[str]:
+        """Where another pod computed the prompt."""
+        prefill = self.record.prefill
+        if prefill is None:
+            return []
+        tried = f" after {', '.join(prefill.attempts)} failed" if prefill.attempts else ""
+        wait = f", in {prefill.wait_ms:,.0f} ms" if prefill.wait_ms is not None else ""
+        error = f" ({prefill.error})" if prefill.error else ""
+        return [f"{prefill.chosen} of {len(prefill.candidates)} computed the prompt{tried}{wait}{error}; both are of {prefill.group}."]
 
     def _prediction(self) -> list[str]:
         record = self.record

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.core.settings import GatewaySettings
 from backend.gateway import pair_exchange
-from tests.fakes.fleet import limits
+from tests.fakes.fleet import FakeIndex, limits
 from tests.fakes.pairs import disaggregated
 from tests.fakes.raw_http import RawClient, ask, completion, post
 from tests.fakes.upstream import TOKEN, FakeEngine
@@ -252,6 +253,32 @@ async def test_without_a_ready_pair_the_client_is_told_what_is_missing(tmp_path:
         assert (answer.status, answer.headers["x-error-routing"]) == (503, "true")
         assert "prefill=2, decode=0" in answer.json()["error"]["message"]
         assert not fleet["p1"].requests
+        record = await fleet.gateway.record()
+        assert (record.outcome, record.policy, record.prefill) == ("refused", "pd", None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "extra", "param"),
+    [
+        pytest.param(completion(prompt=[1, 2.5]), "", "prompt", id="token_ids_that_are_none"),
+        pytest.param(completion(), "routing-strategy: Random\r\n", None, id="a_strategy_that_is_none"),
+    ],
+)
+async def test_a_clients_mistake_reaches_no_pod(tmp_path: Path, asked: dict[str, Any], extra: str, param: str | None) -> None:
+    async with disaggregated(tmp_path, "vllm", PAIR) as fleet:
+        answer = await ask(fleet.gateway.port, asked, extra=extra)
+        assert (answer.status, answer.json()["error"]["param"]) == (400, param)
+        assert not fleet["p1"].requests
+
+
+async def test_a_client_that_leaves_while_its_prompt_is_tokenized_is_recorded_as_gone(tmp_path: Path) -> None:
+    engines = [FakeEngine("p1", tokenize_behaviour="stall")]
+    async with disaggregated(tmp_path, "vllm", PAIR, engines, index=FakeIndex({"p1": 0})) as fleet:
+        async with RawClient(fleet.gateway.port) as client:
+            client.send(post(completion(prompt="hello")))
+            await eventually(lambda: bool(fleet["p1"].requests))
+        record = await fleet.gateway.record()
+        assert (record.outcome, record.prefill, fleet["p1"].answered) == ("client_gone", None, [])
 
 
 async def test_a_prefill_pod_that_never_answers_is_given_up_a_moment_after_the_decode_has(

@@ -44,6 +44,18 @@ def test_labels_image_and_status_make_a_pod_of_the_fleet() -> None:
     }  # fmt: skip
 
 
+def test_what_says_who_may_share_a_request_is_kept_of_its_annotations() -> None:
+    told = {
+        "stormservice.orchestration.aibrix.ai/role-template-hashes": "decode=4c9xz2,prefill=884f64",
+        "model.aibrix.ai/sglang-bootstrap-port": "9001",
+    }
+    labels = {"model.aibrix.ai/name": "m", "role-template-hash": "884f64"}
+    pod = pod_of(kube_pod(metadata={"labels": labels, "annotations": {**told, "another.example/note": "long"}}))
+    assert pod is not None
+    assert (pod.annotations, pod.bootstrap_port) == (told, 9001)
+    assert (pod.template_hash, pod.template_hashes) == ("884f64", {"decode": "4c9xz2", "prefill": "884f64"})
+
+
 @pytest.mark.parametrize(
     "obj",
     [

@@ -16,7 +16,7 @@ import pytest
 
 from backend.kvindex import PrefixIndex, owners, source
 from tests.fakes.engines import RunningEngine, running_engine
-from tests.fakes.events import batch, cleared, removed, stored
+from tests.fakes.events import Publisher, batch, cleared, removed, stored
 from tests.fakes.index import World, event_engine, index_world, until
 from tests.fakes.ports import free_base
 
@@ -221,6 +221,19 @@ async def test_sources_follow_the_fleet(tmp_path: Path) -> None:
             world.drop_pod("b")
             await until(lambda: world.index.pods() == ("a",))
             assert [state.pod for state in world.service.source_states()] == ["a"]
+
+
+@pytest.mark.parametrize("path", ["/server_info", "/get_server_info"])
+async def test_sglang_is_asked_where_its_version_lists_its_sources(tmp_path: Path, path: str) -> None:
+    def told(publisher: Publisher, asked: str) -> bytes | None:
+        ports = {"endpoint_port_base": publisher.port, "replay_endpoint_port_base": publisher.replay_port}
+        return json.dumps({"kv_events": {"publisher": "zmq", "endpoint_host": "*", **ports}}).encode() if asked == path else None
+
+    with event_engine(told=told) as (engine, at):
+        async with index_world(tmp_path) as world:
+            world.set_pod("a", at, engine="sglang")
+            engine.publish(batch(stored([1], TOKENS[:4])))
+            await until(lambda: world.index.match(TOKENS, model="tiny") == {"a": 4}, world.service.source_states)
 
 
 async def test_a_pod_that_is_not_up_yet_is_asked_until_it_is(tmp_path: Path) -> None:

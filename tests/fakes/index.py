@@ -88,14 +88,19 @@ async def index_world(folder: Path, **pods: str) -> AsyncIterator[World]:
 
 
 @contextmanager
-def event_engine(*, status: int = 200, sources: bytes | None = None, **options: object) -> Iterator[tuple[Publisher, str]]:
-    """(publisher, address) of an engine that answers GET /kv_event_sources and publishes what the test wants."""
+def event_engine(
+    *, status: int = 200, sources: bytes | None = None, told: Callable[[Publisher, str], bytes | None] | None = None, **options: object
+) -> Iterator[tuple[Publisher, str]]:
+    """(publisher, address) of an engine that answers GET /kv_event_sources and publishes what the test wants. `told` makes the answer
+    to a path, None for one that it does not know."""
     publisher = Publisher(**options)  # type: ignore[arg-type]
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = publisher.sources if sources is None else sources
-            self.send_response(status)
+            found = told(publisher, self.path) if told is not None else body
+            body = found or b"{}"
+            self.send_response(404 if found is None else status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

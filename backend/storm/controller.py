@@ -62,7 +62,7 @@ class Reconciler:
                 self._forget(key)
                 return Done(role_sets=tuple(touched))
             result = self._plan_service(service)
-            if not result.actions and self._errors.pop(key, None):
+            if not result.actions and self._errors.pop(key, ''):
                 result = self._plan_service(service)
             if not result.actions or outcome.failed:
                 break
@@ -87,7 +87,7 @@ class Reconciler:
                 self._forget(key)
                 return Done()
             result = self._plan_role_set(role_set)
-            if not result.actions and self._errors.pop(key, None):
+            if not result.actions and self._errors.pop(key, ''):
                 result = self._plan_role_set(role_set)
             if not result.actions or outcome.failed:
                 break
@@ -159,7 +159,7 @@ class Reconciler:
             self._unsure.discard(key)
 
     async def _write_status(self, key: tuple[str, str, str], item: dict[str, Any], status: dict[str, Any]) -> bool | None:
-        """Write what differs. Whether something was written, None when that failed. With only times to change the plan gives the old status."""
+        """Write what differs; the plan gives the old status back when only times would change. None when the write failed."""
         old = item.get("status") or {}
         if status == old:
             return False

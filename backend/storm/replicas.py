@@ -95,6 +95,8 @@ def _scale_in_proportion(budget: Budget, active: list[Group], revisions: Revisio
         moves.create += [(revisions.update, reason)] * max(0, updated - len(new))
         return moves
     not_ready = [group for group in deletion_order(active, revisions.update.name) if not group.available]
+    if not_ready and surplus <= budget.surge:
+        return GroupMoves()  # the one that a rollout has just added; it is paid for when it is ready
     reason = "paused between two revisions; both shrink in their shares"
     if surplus <= len(not_ready):
         return GroupMoves(delete=[(group, reason) for group in not_ready[:surplus]])

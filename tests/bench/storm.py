@@ -43,10 +43,8 @@ def main() -> int:
     results = [measure(groups) for groups in ROLE_SETS]
     for result in results:
         target = TARGET_MS.get(int(result["role_sets"]))
-        print(
-            f"{result['role_sets']:>5} RoleSets {result['pods']:>5} pods  settled {result['settled_ms']:>7} ms  rolling {result['rolling_ms']:>7} ms",
-            end="",
-        )
+        sizes, times = f"{result['role_sets']:>5} RoleSets {result['pods']:>5} pods", f"settled {result['settled_ms']:>7} ms"
+        print(f"{sizes}  {times}  rolling {result['rolling_ms']:>7} ms", end="")
         print(f"  (target {target} ms)" if target else "")
     folder = Path("bench-results")
     folder.mkdir(exist_ok=True)

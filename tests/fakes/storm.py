@@ -116,10 +116,11 @@ class StormWorld:
         self.edit(template={"spec": {"roles": roles}})
 
     def set_image(self, image: str, *only: str) -> None:
-        def changed(item: dict[str, Any]) -> dict[str, Any]:
+        def changed(item: dict[str, Any]) -> Any:
             if only and item["name"] not in only:
                 return item
-            return {**item, "template": {"spec": {"containers": [{"name": "engine", "image": image}]}}}
+            containers = [{**container, "image": image} for container in item["template"]["spec"]["containers"]]
+            return merge(item, {"template": {"spec": {"containers": containers}}})
 
         self.edit_roles(changed)
 
@@ -173,16 +174,15 @@ class StormWorld:
     def _services(self) -> dict[str, Any]:
         return self.cluster.objects[names.STORM_SERVICES]
 
-    def run(self, seconds: float = 3600.0, *, passes: int = 5000) -> StormWorld:
-        """Pass after pass until nothing moves any more, or until `seconds` are over."""
-        until = self.cluster.now + seconds
+    def run(self, seconds: float | None = None, *, passes: int = 5000) -> StormWorld:
+        """Pass after pass until nothing moves any more, or for exactly `seconds`."""
+        until = None if seconds is None else self.cluster.now + seconds
         for _ in range(passes):
-            if self.step():
+            if self.name in self._services() and self.step():
                 continue
             due = self.cluster.next_change()
-            if due is None or due > until or self.name not in self._services():
-                if due is not None and due > until:
-                    self.cluster.advance(until)
+            if due is None or (until is not None and due > until):
+                self.cluster.advance(until if until is not None else self.cluster.now)
                 return self
             self.cluster.advance(due)
         raise AssertionError(f"nothing settled in {passes} passes; waiting for {self.last.waiting}")

@@ -62,7 +62,7 @@ class Reconciler:
                 self._forget(key)
                 return Done(role_sets=tuple(touched))
             result = self._plan_service(service)
-            if not result.actions and self._errors.pop(key, ''):
+            if not result.actions and self._errors.pop(key, ""):
                 result = self._plan_service(service)
             if not result.actions or outcome.failed:
                 break
@@ -87,7 +87,7 @@ class Reconciler:
                 self._forget(key)
                 return Done()
             result = self._plan_role_set(role_set)
-            if not result.actions and self._errors.pop(key, ''):
+            if not result.actions and self._errors.pop(key, ""):
                 result = self._plan_role_set(role_set)
             if not result.actions or outcome.failed:
                 break

@@ -38,7 +38,10 @@ def scale(state: RoleState, role_set: str) -> Moves:
     room = state.room
     for slot, pods in enumerate(slots):
         if len(pods) > 1:
-            moves.delete += _thin_out(state, pods)
+            for pod, reason in _thin_out(state, pods):
+                if not pod.ready or ready > state.budget.min_ready:
+                    ready -= pod.ready
+                    moves.delete.append((pod, reason))
         elif not pods and room > 0 and _free_names(state, role_set, slot):
             room -= 1
             moves.create.append((slot, f"slot {slot} is empty"))

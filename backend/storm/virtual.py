@@ -38,12 +38,14 @@ class VirtualCluster:
         self.objects: dict[str, dict[str, dict[str, Any]]] = {resource: {} for resource in RESOURCES}
         self._due: list[tuple[float, int, str, str]] = []
         self._made = 0
+        self._adopted: set[str] = set()
 
     def adopt(self, resource: str, items: Iterable[Object]) -> None:
         """Take over objects as they stand; pods on their way are given the time that a pod needs from now."""
         for item in items:
             name = item["metadata"]["name"]
             self.objects[resource][name] = dict(item)
+            self._adopted.add(item["metadata"].get("uid", ""))
             if resource == PODS:
                 self._expect(name)
 
@@ -85,16 +87,28 @@ class VirtualCluster:
         self.now = max(self.now, until)
 
     def _create(self, resource: str, item: dict[str, Any]) -> None:
-        self._made += 1
         meta = dict(item["metadata"])
-        meta.setdefault("name", meta.get("generateName", "") + _suffix(self._made))
+        if "name" not in meta:
+            meta["name"] = self._new_name(resource, meta.get("generateName", ""))
         if meta["name"] in self.objects[resource]:
             raise FileExistsError(f"{resource} {meta['name']} exists already")
-        meta |= {"uid": f"virtual-{self._made}", "creationTimestamp": stamp(self.now), "generation": 1}
+        meta |= {"uid": self._new_uid(), "creationTimestamp": stamp(self.now), "generation": 1}
         self.objects[resource][meta["name"]] = {**item, "metadata": meta}
         if resource == PODS:
             self.objects[resource][meta["name"]]["status"] = _running(ready=False)
             self._expect(meta["name"])
+
+    def _new_name(self, resource: str, prefix: str) -> str:
+        while True:
+            self._made += 1
+            if (name := prefix + _suffix(self._made)) not in self.objects[resource]:
+                return name
+
+    def _new_uid(self) -> str:
+        while True:
+            self._made += 1
+            if (uid := f"virtual-{self._made}") not in self._adopted:
+                return uid
 
     def _patch(self, action: Patch) -> None:
         item = self.objects[action.resource].get(action.name)

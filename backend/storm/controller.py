@@ -85,7 +85,7 @@ class Reconciler:
             role_set = self.view.get(*key)
             if role_set is None:
                 self._forget(key)
-                return Done()
+                return Done(changed=changed)
             result = self._plan_role_set(role_set)
             if not result.actions and self._errors.pop(key, ""):
                 result = self._plan_role_set(role_set)

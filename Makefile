@@ -11,7 +11,7 @@ define install
 @$(BIN)/python -m pip install --disable-pip-version-check -e '.$(1)' > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 endef
 
-.PHONY: up test check bench bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube chaos test-real clean browser
+.PHONY: up test check bench bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube bench-storm chaos test-real clean browser
 
 up: $(STAMP)
 	@$(BIN)/workbench up $(UP_ARGS)
@@ -48,8 +48,8 @@ check: $(VENV)/.installed-test
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube
-bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube: bench-%: $(VENV)/.installed-bench
+bench: bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube bench-storm
+bench-index bench-gateway bench-ui bench-stack bench-hits bench-engine bench-localkube bench-storm: bench-%: $(VENV)/.installed-bench
 	@$(BIN)/python -m tests.bench.$*
 
 chaos: $(VENV)/.installed-test

@@ -100,7 +100,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `actions` in the order in which they are carried out; `status` as it should stand; `role_set_statuses` by RoleSet name; `next_check` the
     moment (seconds since 1970) to look again without an event, None when there is nothing to wait for; `waiting` answers "why is nothing
-    happening"; `problems` are fields that cannot be obeyed, while they stand nothing is changed.
+    happening"; `problems` are fields that cannot be obeyed, while they stand nothing is changed; `warnings` are fields without effect.
     """
 
     actions: tuple[Action, ...] = ()
@@ -109,6 +109,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     role_set_statuses: Mapping[str, dict[str, Any]] = {}
     waiting: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def done(self) -> bool:

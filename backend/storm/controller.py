@@ -73,6 +73,8 @@ class Reconciler:
             await self._tell(service, outcome)
         for problem in result.problems:
             await self.recorder.tell(service, "Warning", "InvalidSpec", str(problem))
+        for warning in result.warnings:
+            await self.recorder.tell(service, "Warning", "FieldWithoutEffect", str(warning))
         written = await self._write_status(key, service, result.status)
         return Done(self._check_in(result.next_check), written is None or bool(outcome.failed), role_sets=tuple(touched))
 

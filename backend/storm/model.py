@@ -42,6 +42,8 @@ class RoleSetSpec(msgspec.Struct, frozen=True):
     roles: tuple[RoleSpec, ...] = ()
     strategy: str = SEQUENTIAL
     problems: tuple[Problem, ...] = ()
+    ignored: tuple[Problem, ...] = ()
+    """Fields that are accepted and have no effect; told, but in nobody's way."""
 
 
 class ServiceSpec(msgspec.Struct, frozen=True):
@@ -98,7 +100,24 @@ def _read_role_set(encoded: bytes) -> RoleSetSpec:
         if role.name in seen:
             problems.append(Problem(f"spec.roles[{position}].name", f"{role.name!r} is there already; role names must differ."))
         seen.add(role.name)
-    return RoleSetSpec(tuple(roles), strategy, tuple(problems))
+    return RoleSetSpec(tuple(roles), strategy, tuple(problems), tuple(_without_effect(spec)))
+
+
+def _without_effect(spec: dict[str, Any]) -> list[Problem]:
+    found = [
+        Problem(f"spec.{field}", "has no effect yet: pods are created without it.")
+        for field in ("schedulingStrategy", "topologyPolicy")
+        if spec.get(field)
+    ]
+    for position, entry in enumerate(spec.get("roles") or ()):
+        path = f"spec.roles[{position}]"
+        if (entry.get("updateStrategy") or {}).get("type") == "InPlaceIfPossible":
+            found.append(Problem(f"{path}.updateStrategy.type", "in-place updates are not made yet: outdated pods are recreated."))
+        if entry.get("schedulingStrategy"):
+            found.append(Problem(f"{path}.schedulingStrategy", "has no effect: the role's replicas are single pods."))
+        if entry.get("disruptionTolerance"):
+            found.append(Problem(f"{path}.disruptionTolerance", "has no effect; use updateStrategy.maxUnavailable."))
+    return found
 
 
 def _read_role(entry: dict[str, Any], path: str, problems: list[Problem]) -> RoleSpec:

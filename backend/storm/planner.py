@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from . import names, render
-from .actions import NOTHING_OBSERVED, Action, Create, Delete, Object, Observed, Patch, Plan, RoleSetPlan, Unknown
+from .actions import NOTHING_OBSERVED, Action, Create, Delete, Object, Observed, Patch, Plan, Problem, RoleSetPlan, Unknown
 from .groups import Group, free_index, owned_groups
 from .merge import merge_diff
 from .model import ServiceSpec, read_service
@@ -81,7 +81,13 @@ def plan_service(service: Object, groups: Sequence[Group], revisions: Iterable[O
     waits = _waits(spec, groups, known)
     error = observed.errors.get(service["metadata"]["name"], "") or _first_error(groups, observed)
     status = service_status(service, groups, known, spec.budget.wanted, now, waits=waits, error=error, headless=taken)
-    return Plan(actions=tuple(actions), status=status, next_check=None if ready and not error else now + RECHECK_S, waiting=tuple(waits))
+    return Plan(
+        actions=tuple(actions),
+        status=status,
+        next_check=None if ready and not error else now + RECHECK_S,
+        waiting=tuple(waits),
+        warnings=tuple(Problem(f"spec.template.{found.path}", found.message) for found in spec.groups.ignored),
+    )
 
 
 def _group_actions(service: Object, groups: Sequence[Group], known: Revisions, moves: GroupMoves) -> list[Action]:

@@ -120,3 +120,21 @@ def test_a_name_of_56_letters_works_to_the_last_label() -> None:
     values = [value for item in [*world.role_sets, *world.cluster.list(names.PODS)] for value in item["metadata"]["labels"].values()]
     assert max(map(len, values)) <= 63
     assert max(len(item["metadata"]["name"]) for item in [*world.role_sets, *world.cluster.list(names.PODS)]) <= 63
+
+
+def test_fields_without_effect_are_told_and_in_nobodys_way() -> None:
+    service = _with_role(disruptionTolerance={"maxUnavailable": 1})
+    service["spec"]["template"]["spec"]["roles"][0]["updateStrategy"] = {"type": "InPlaceIfPossible"}
+    service["spec"]["template"]["spec"]["schedulingStrategy"] = {"podGroup": {"minMember": 2}}
+    world = StormWorld(service).run()
+    assert world.ready
+    assert {warning.path for warning in world.last.warnings} == {
+        "spec.template.spec.schedulingStrategy",
+        "spec.template.spec.roles[0].updateStrategy.type",
+        "spec.template.spec.roles[1].disruptionTolerance",
+    }
+
+
+def test_an_empty_tolerance_is_no_field() -> None:
+    """The API server of others writes `disruptionTolerance: {}` into every role."""
+    assert plan(_with_role(disruptionTolerance={}), [], [], [], START).warnings == ()

@@ -157,7 +157,7 @@ class Reconciler:
             for item in found.items:
                 meta = item["metadata"]
                 if self.view.caches[children].get(meta.get("namespace", ""), meta["name"]) is None:
-                    self.view.writes.wrote(children, item, now)
+                    self.view.wrote(children, item, now)
             self._unsure.discard(key)
 
     async def _write_status(self, key: tuple[str, str, str], item: dict[str, Any], status: dict[str, Any]) -> bool | None:
@@ -166,6 +166,7 @@ class Reconciler:
         if status == old:
             return False
         resource, namespace, name = key
+        seen = self.view.seen_uid(*key)
         try:
             written = await self.client.patch(
                 RESOURCES[resource], namespace, name, {"status": merge_diff(old, status)}, subresource="status"
@@ -175,7 +176,7 @@ class Reconciler:
         except WorkbenchError as error:
             log.warning("status of %s %s/%s not written: %s", resource, namespace, name, error)
             return None
-        self.view.writes.wrote(resource, written, asyncio.get_running_loop().time())
+        self.view.wrote(resource, written, asyncio.get_running_loop().time(), seen_uid=seen)
         return True
 
     async def _tell(self, about: dict[str, Any], outcome: Outcome) -> None:

@@ -127,25 +127,22 @@ class Executor:
 
     async def _perform(self, action: Action, outcome: Outcome) -> None:
         resource = RESOURCES[action.resource]
-        now = asyncio.get_running_loop().time()
+        seen = self.view.seen_uid(action.resource, action.namespace, action.name)
         if isinstance(action, Create):
             item = await self.client.create(resource, action.namespace, action.object)
-            self.view.writes.wrote(action.resource, item, now)
             outcome.created.append(item)
         elif isinstance(action, Patch):
             item = await self.client.patch(resource, action.namespace, action.name, action.patch, subresource=action.subresource)
-            self.view.writes.wrote(action.resource, item, now)
         else:
             item = await self.client.delete(resource, action.namespace, action.name, grace_s=action.grace_s, uid=action.uid or None)
-            if (item.get("metadata") or {}).get("deletionTimestamp"):
-                self.view.writes.wrote(action.resource, item, now)
-            else:
-                self._gone(action)
+            if not (item.get("metadata") or {}).get("deletionTimestamp"):
+                return self._gone(action)
+        return self.view.wrote(action.resource, item, asyncio.get_running_loop().time(), seen_uid=seen)
 
     def _gone(self, action: Action) -> None:
         known = self.view.get(action.resource, action.namespace, action.name)
         uid = action.uid if isinstance(action, Delete) else ((known or {}).get("metadata") or {}).get("uid", "")
-        self.view.writes.gone(action.resource, action.namespace, action.name, uid, asyncio.get_running_loop().time())
+        self.view.gone(action.resource, action.namespace, action.name, uid, asyncio.get_running_loop().time())
 
     async def _exists(self, action: Create, error: WorkbenchError, outcome: Outcome) -> bool:
         """An object of this name is there: ours, from a request whose answer got lost, or somebody else's."""
@@ -154,7 +151,7 @@ class Executor:
         except WorkbenchError as lost:
             return self._failed(action, lost, outcome)
         if names.controller_uid(item) and names.controller_uid(item) == names.controller_uid(action.object):
-            self.view.writes.wrote(action.resource, item, asyncio.get_running_loop().time())
+            self.view.wrote(action.resource, item, asyncio.get_running_loop().time())
             return True
         if action.resource == names.CONTROLLER_REVISIONS:
             self.taken.add(action.name)

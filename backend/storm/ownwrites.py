@@ -47,15 +47,16 @@ class OwnWrites:
     def wrote(self, resource: str, item: dict[str, Any], now: float) -> None:
         """The server answered a create, a patch or the start of a deletion with this object."""
         meta = item["metadata"]
-        if meta.get("deletionTimestamp") and not meta.get("finalizers") and resource != names.PODS:
-            return self.gone(resource, meta.get("namespace", ""), meta["name"], meta.get("uid", ""), now)
         entry = _Entry(item, meta.get("uid", ""), meta.get("resourceVersion", ""), now)
         self._entries[resource, meta.get("namespace", ""), meta["name"]] = entry
-        return None
 
     def gone(self, resource: str, namespace: str, name: str, uid: str, now: float) -> None:
         """The server no longer has this object."""
         self._entries[resource, namespace, name] = _Entry(None, uid, "", now)
+
+    def drop(self, resource: str, namespace: str, name: str) -> None:
+        """The copy is at least as new."""
+        self._entries.pop((resource, namespace, name), None)
 
     def told(self, resource: str, item: Object, *, deleted: bool) -> bool:
         """Take note of what a watch tells. True when it is the echo of an own write and nothing else."""
@@ -134,6 +135,35 @@ class View:
 
     def get(self, resource: str, namespace: str, name: str) -> Any:
         return self.writes.get(resource, namespace, name, self.caches[resource].get(namespace, name))
+
+    def seen_uid(self, resource: str, namespace: str, name: str) -> str:
+        """UID of what the copy has under this name, to be read before a request; see `wrote`."""
+        known = self.caches[resource].get(namespace, name)
+        return "" if known is None else str(known["metadata"].get("uid", ""))
+
+    def wrote(self, resource: str, item: dict[str, Any], now: float, *, seen_uid: str = "") -> None:
+        """Lay an answer over the copy, unless the watch was quicker than the answer.
+
+        `seen_uid` is what the copy had when the request began: had it this very object, and has it none now, then the watch has told its
+        end meanwhile, and what the answer shows is past.
+        """
+        meta = item["metadata"]
+        namespace, name, uid = meta.get("namespace", ""), meta["name"], meta.get("uid", "")
+        if meta.get("deletionTimestamp") and not meta.get("finalizers") and resource != names.PODS:
+            return self.gone(resource, namespace, name, uid, now)  # its last finalizer went with this write
+        known = self.caches[resource].get(namespace, name)
+        ended = known is None and seen_uid == uid != ""
+        newer = known is not None and known["metadata"].get("uid", "") == uid
+        if ended or (newer and _reached(known["metadata"].get("resourceVersion", ""), meta.get("resourceVersion", ""))):
+            return self.writes.drop(resource, namespace, name)
+        return self.writes.wrote(resource, item, now)
+
+    def gone(self, resource: str, namespace: str, name: str, uid: str, now: float) -> None:
+        """The server no longer has this object; nothing to note when the copy hasn't either."""
+        if self.seen_uid(resource, namespace, name) == uid:
+            self.writes.gone(resource, namespace, name, uid, now)
+        else:
+            self.writes.drop(resource, namespace, name)
 
     def owned(self, resource: str, uid: str) -> list[Object]:
         """What the owner with this UID controls; needs the index `owner`."""

@@ -38,6 +38,9 @@ def test_a_role_set_with_our_labels_and_another_owner_is_not_counted_scaled_or_d
         )
         assert result.actions == ()
         assert result.status["replicas"] == 1
+    twin["metadata"] |= {"namespace": "other", "ownerReferences": world.role_sets[0]["metadata"]["ownerReferences"]}
+    given = [world.cluster.list(names.PODS), world.cluster.list(names.CONTROLLER_REVISIONS)]
+    assert plan(world.service, [*world.role_sets, twin], *given, START).status["replicas"] == 1
 
 
 def test_pods_of_a_removed_role_are_deleted() -> None:

@@ -142,8 +142,16 @@ def test_pooled_mode_replaces_pods_in_these_passes(specs: list[RoleSpec], strate
         (1, 1, 3, 0, 0, 1),
         (0, 1, 2, 0, 1, 2),
         (1, 1, 1, 0, 2, 2),
+        (1, 1, 2, 1, 0, 1),
     ],
-    ids=["none updated", "none updated, one old not ready", "two a step", "first step made", "two a step, first made"],
+    ids=[
+        "none updated",
+        "none updated, one old not ready",
+        "two a step",
+        "first step made",
+        "two a step, first made",
+        "two a step, one old not ready",
+    ],
 )
 def test_interleaved_steps_truncate_toward_zero(
     surge: int, unavailable: int, old_ready: int, old_broken: int, new_ready: int, expected: int
@@ -180,3 +188,16 @@ def test_slots_beyond_the_wanted_go_only_while_enough_others_are_ready() -> None
     assert [pod.name for pod, _ in moves.delete] == ["s3"]
     ready = [_pod(spec, f"s{slot}", new=True, slot=slot) for slot in range(4)]
     assert [pod.name for pod, _ in stateful.scale(_state(spec, ready), "rs").delete] == ["s3", "s2"]
+
+
+def test_an_old_pod_beside_its_ready_successor_stays_while_it_is_needed() -> None:
+    spec = _role("slots", 3, stateful=True, surge=1, unavailable=0)
+    pods = [
+        _pod(spec, "old0", new=False, slot=0),
+        _pod(spec, "new0", new=True, slot=0),
+        _pod(spec, "new1", new=True, slot=1),
+        _pod(spec, "new2", new=True, slot=2, ready=False),
+    ]
+    assert stateful.scale(_state(spec, pods), "rs").delete == []
+    pods[3].ready = True
+    assert [pod.name for pod, _ in stateful.scale(_state(spec, pods), "rs").delete] == ["old0"]

@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from backend.core import processes
+from backend.core import life, processes
 from backend.launch.engines import in_process
 from backend.localkube.kubelet.images import Images, Rule
 from backend.localkube.runtime.inprocess import InProcessHost
@@ -29,6 +30,15 @@ TINY_RULE = Rule(
     tags={"broken": {"crash-after": "0"}},
 )
 TINY = Images([TINY_RULE])
+
+
+@pytest.fixture(autouse=True)
+def life_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever becomes of a test or of the whole run: no process outlives it."""
+    pipe = life.LifePipe()
+    monkeypatch.setenv(life.LIFE_FD, str(pipe.read_fd))
+    yield
+    pipe.close()
 
 
 async def get(node: Cluster, path: str, name: str = "vllm-0", port: int = 8000) -> httpx.Response:

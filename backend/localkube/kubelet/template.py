@@ -24,8 +24,10 @@ ROLE_LABEL = "role-name"
 PORT_LABEL = "model.aibrix.ai/port"
 ROLESET_LABEL = "roleset-name"
 ROLES = ("prefill", "decode")
-READINESS = Probe(period_s=1.0, failures=3)
-"""For a container without a readiness probe: an engine is ready when its /health says so, not when its process exists."""
+READINESS = Probe(period_s=1.0, timeout_s=5.0, failures=3)
+"""For a container without a readiness probe: an engine is ready when its /health says so, not when its process exists.
+
+SGLang generates a token before it answers, which takes a second."""
 DEFAULT_GRACE_S = 30.0
 
 _REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")

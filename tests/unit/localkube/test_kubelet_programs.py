@@ -212,6 +212,23 @@ async def test_a_followed_log_ends_with_its_container(tmp_path):
         assert node.kubelet.log("default", "nobody", "", {}) == b""
 
 
+async def test_pairs_of_both_families_become_ready_from_the_options_of_the_real_engines(tmp_path):
+    pair = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'
+    sglang = ["--model-path", "m", "--port", "8000", "--tp", "2", "--disaggregation-mode"]
+    wanted = [
+        pod("vllm-p", "vllm/vllm-openai:v0.10.2", command=["sh", "-c"], args=[f"vllm serve m --port 8000 --kv-transfer-config '{pair}'"]),
+        pod("vllm-d", "vllm/vllm-openai:v0.24.0", labels={"role-name": "decode"}, args=["--model", "m", "--kv-transfer-config", pair]),
+        pod("sglang-p", "lmsysorg/sglang:v0.5.3", args=[*sglang, "prefill", "--disaggregation-bootstrap-port", "8998"]),
+        pod("sglang-d", "lmsysorg/sglang:latest", args=[*sglang, "decode"]),
+    ]
+    async with cluster(tmp_path, host=engines(), real=True) as node:
+        for obj in wanted:
+            node.objects.create("pods", obj)
+        await eventually(lambda: all(node.ready(obj["metadata"]["name"]) for obj in wanted), 20)
+        assert (await get(node, "/version", "vllm-d")).json() == {"version": "0.24.0"}
+        assert (await get(node, "/get_server_info", "sglang-p")).json()["disaggregation_mode"] == "prefill"
+
+
 async def test_many_engines_run_in_this_process_and_one_is_upgraded(tmp_path):
     async with cluster(tmp_path, host=engines(), real=True) as node:
         names = [f"e-{index}" for index in range(40)]

@@ -20,6 +20,7 @@ TOPICS: dict[str, int] = {
     routes.EVENT_DECISIONS: 120,
     routes.EVENT_FINDINGS: 30,
     routes.EVENT_SOURCES: 30,
+    routes.EVENT_OPERATION: 200,
 }
 """Events kept a topic: what a viewer can catch up on after a lost connection, half a minute at full rate."""
 QUEUED = 64

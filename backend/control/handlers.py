@@ -9,12 +9,13 @@ from backend.api import routes
 from backend.api.cache import ProbeRequest
 from backend.api.decisions import DecisionPage, PodDetail
 from backend.api.findings import FindingPage
-from backend.control import probe, streaming
+from backend.control import probe, query, streaming
+from backend.control.actions.handlers import ActionHandlers
 from backend.control.operations import LARGEST_BINS, LARGEST_PAGE, OPERATIONS, openapi
 from backend.control.peers import Answer
 from backend.control.reportroutes import REPORT_OPERATIONS, ReportHandlers
 from backend.control.service import Control
-from backend.core.errors import InvalidRequest, NotFound
+from backend.core.errors import NotFound
 from backend.core.web import json_response
 from backend.history.model import NEWEST, Filter, parse_cursor
 
@@ -22,10 +23,11 @@ POD_DECISIONS = 20
 """Decisions shown with a pod."""
 
 
-class Handlers:
+class Handlers(ActionHandlers):
     """Bound to one Control."""
 
     def __init__(self, control: Control) -> None:
+        super().__init__(lambda: control.actions)
         self.control = control
 
     def register(self, app: web.Application, version: str) -> None:
@@ -54,7 +56,7 @@ class Handlers:
         raise NotFound(f"No pod is named {name!r}.", fix=f"Pods: {known or 'none'}.")
 
     async def cache_map(self, request: web.Request) -> web.Response:
-        bins = _whole(request, "bins", 128, LARGEST_BINS)
+        bins = query.whole(request, "bins", 128, LARGEST_BINS)
         return _handed_on(await self.control.index.request("GET", routes.INDEX_MAP, params={"bins": str(bins)}))
 
     async def cache_probe(self, request: web.Request) -> web.Response:
@@ -66,10 +68,10 @@ class Handlers:
         return _handed_on(await self.control.index.request("GET", routes.INDEX_SOURCES))
 
     async def decisions(self, request: web.Request) -> web.Response:
-        query = request.query
-        wanted = Filter(**{name: query.get(name, "") for name in ("model", "pod", "policy", "outcome")})
-        before = parse_cursor(query["before"]) if query.get("before") else NEWEST
-        items, following = await self.control.history.page(wanted, _whole(request, "limit", 100, LARGEST_PAGE), before)
+        given = request.query
+        wanted = Filter(**{name: given.get(name, "") for name in ("model", "pod", "policy", "outcome")})
+        before = parse_cursor(given["before"]) if given.get("before") else NEWEST
+        items, following = await self.control.history.page(wanted, query.whole(request, "limit", 100, LARGEST_PAGE), before)
         return json_response(DecisionPage(items=items, next=following))
 
     async def decision(self, request: web.Request) -> web.Response:
@@ -85,13 +87,3 @@ class Handlers:
 def _handed_on(answer: Answer) -> web.Response:
     """A peer's answer as it is; its errors have our form already."""
     return web.Response(body=answer.body, status=answer.status, content_type="application/json")
-
-
-def _whole(request: web.Request, name: str, default: int, largest: int) -> int:
-    """A whole number of the query from 1 to `largest`. Raises InvalidRequest."""
-    text = request.query.get(name, "")
-    if not text:
-        return default
-    if not text.isdecimal() or not 1 <= int(text) <= largest:
-        raise InvalidRequest(f"`{name}` is {text!r}.", param=name, fix=f"Pass a whole number from 1 to {largest}.")
-    return int(text)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from backend.api import cache, decisions, findings, fleet, routes
+from backend.api import actions, cache, decisions, findings, fleet, routes
 from backend.control.events import TOPICS
 
 Place = Literal["query", "path"]
@@ -101,6 +101,99 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("findings", routes.FINDINGS, "What is wrong or degraded, why, and what to do.", findings.FindingPage),
     Operation(
+        "services",
+        routes.SERVICES,
+        "Every StormService with its roles.",
+        actions.ServicePage,
+        errors=(401, 503),
+    ),
+    Operation(
+        "service",
+        routes.SERVICE,
+        "One StormService, with the object itself.",
+        actions.ServiceView,
+        parameters=(
+            Parameter("namespace", str, "Its namespace.", "path"),
+            Parameter("name", str, "Its name.", "path"),
+        ),
+        errors=(401, 404, 503),
+    ),
+    Operation(
+        "make_plan",
+        routes.PLANS,
+        "What a change would do and cost. Nothing happens before its plan is applied.",
+        actions.ActionPlan,
+        method="POST",
+        request=actions.PlanRequest,
+        errors=(400, 401, 404, 409, 503),
+    ),
+    Operation(
+        "plan",
+        routes.PLAN,
+        "A plan made earlier.",
+        actions.ActionPlan,
+        parameters=(Parameter("id", str, "The plan's id.", "path"),),
+        errors=(401, 404, 503),
+    ),
+    Operation(
+        "apply",
+        routes.APPLY,
+        "Apply a plan as it was shown. 409: it expired, or what it rests on has changed, which is named.",
+        actions.Operation,
+        method="POST",
+        parameters=(Parameter("id", str, "The plan's id.", "path"),),
+        request=actions.ApplyRequest,
+        errors=(400, 401, 404, 409, 503),
+    ),
+    Operation(
+        "operations",
+        routes.OPERATIONS,
+        "Applied plans, newest first.",
+        actions.OperationPage,
+        parameters=(
+            Parameter("limit", int, "Rows.", schema=(("minimum", 1), ("maximum", LARGEST_PAGE), ("default", 100))),
+            Parameter("service", str, "Only of this service, as `namespace/name`."),
+        ),
+        errors=(400, 401, 503),
+    ),
+    Operation(
+        "operation",
+        routes.OPERATION,
+        "How far an operation is.",
+        actions.Operation,
+        parameters=(Parameter("id", str, "The operation's id.", "path"),),
+        errors=(401, 404, 503),
+    ),
+    *(
+        Operation(
+            name,
+            path,
+            summary,
+            answer,
+            method="POST",
+            parameters=(Parameter("id", str, "The operation's id.", "path"),),
+            request=actions.VerbRequest,
+            errors=(400, 401, 404, 409, 503),
+        )
+        for name, path, summary, answer in (
+            ("abort", routes.OPERATION_ABORT, "Stop the rollout and revert the spec to what it was before.", actions.Operation),
+            ("pause", routes.OPERATION_PAUSE, "Begin nothing new until resumed.", actions.Operation),
+            ("resume", routes.OPERATION_RESUME, "Go on.", actions.Operation),
+            ("undo", routes.OPERATION_UNDO, "The plan of the way back, to be applied as any other.", actions.ActionPlan),
+        )
+    ),
+    Operation(
+        "audit",
+        routes.AUDIT,
+        "Who did what, and what became of it; newest first.",
+        actions.AuditPage,
+        parameters=(
+            Parameter("limit", int, "Rows.", schema=(("minimum", 1), ("maximum", LARGEST_PAGE), ("default", 100))),
+            Parameter("before", str, "`next` of the page before."),
+        ),
+        errors=(400, 401, 503),
+    ),
+    Operation(
         "stream",
         routes.STREAM,
         f"Changes as server-sent events. {_STREAM_NOTE}",
@@ -117,7 +210,7 @@ _REASONS = {
     400: "The request is wrong.",
     401: "The token is missing or wrong.",
     404: "No such object.",
-    409: "There is one already.",
+    409: "There is one already, or what was decided on has changed since.",
     503: "A part does not answer.",
 }
 

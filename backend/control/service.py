@@ -12,9 +12,12 @@ import httpx
 import msgspec
 
 from backend.api import routes
+from backend.api.actions import Operation
 from backend.api.decisions import DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, Pod, PodView
+from backend.control.actions import wiring
+from backend.control.actions.service import Actions
 from backend.control.events import EventHub
 from backend.control.findings import Remembered, findings
 from backend.control.growth import Growth
@@ -66,6 +69,7 @@ class Control:
         self.traffic = TrafficWindow()
         self.findings: list[Finding] = []
         self.snapshot = FleetSnapshot(version=self.hub.version, at=self.clock.now(), pods=[])
+        self.parts = wiring.build(settings, tasks, clock=self.clock, publish=self._operation_changed, cached=self._cached_tokens)
         self._remembered = Remembered()
         self._growth = Growth()
         self._fresh: list[DecisionRecord] = []
@@ -74,6 +78,11 @@ class Control:
     @property
     def pods(self) -> list[Pod]:
         return self.source.pods
+
+    @property
+    def actions(self) -> Actions:
+        """The pipeline. Raises Unavailable that says which setting is missing."""
+        return self.parts.actions
 
     async def start(self) -> None:
         """Read what is on the disk, then follow everything. Raises ConfigError for pods that cannot be read at all."""
@@ -86,12 +95,14 @@ class Control:
         self.tasks.start("gateway", self._follow_gateway)
         self.tasks.start("decisions", self._send_decisions)
         self.tasks.start("refresh", self._refresh_always)
+        self.parts.start()
 
     async def close(self) -> None:
         self.hub.close()
         await self.history.close()
         await self.tasks.close()
         await self.reports.close()
+        await self.parts.close()
         self.scraper.close()
         await self.http.aclose()
         await self.pods_http.aclose()
@@ -129,6 +140,18 @@ class Control:
             reports=self.reports.view,
             grown=self._growth.update(self._counters(), now),
         )
+
+    def _operation_changed(self, operation: Operation) -> None:
+        self.hub.publish(routes.EVENT_OPERATION, operation)
+
+    def _cached_tokens(self) -> Mapping[str, int] | None:
+        """Tokens that each pod has cached, as the index knows it; None before it answered, and while it does not."""
+        if self.index.sources is None or self.index.view.error:
+            return None
+        tokens: dict[str, int] = {}
+        for source in self.index.sources:
+            tokens[source.pod] = tokens.get(source.pod, 0) + source.blocks * source.block_size
+        return tokens
 
     def _counters(self) -> Mapping[str, float]:
         counters: dict[str, float] = {

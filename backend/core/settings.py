@@ -212,6 +212,22 @@ class ReportSettings:
 
 
 @dataclass(frozen=True)
+class ActionSettings:
+    """What control may do to a cluster."""
+
+    kubeconfig: Path | None = None
+    """Cluster whose StormServices are operated; empty: none, and actions are refused with that reason."""
+    context: str = ""
+    """Context of the kubeconfig; empty: its current one."""
+    read_only: bool = False
+    """Plans are made, nothing is applied."""
+    stall_s: float = 300.0
+    """Seconds without progress until an operation counts as failed; a large model takes minutes to load."""
+    trouble_s: float = 30.0
+    """The same when a pod says why it cannot start (ImagePullBackOff, CrashLoopBackOff, ...)."""
+
+
+@dataclass(frozen=True)
 class ControlSettings:
     """`python -m backend.control --config control.toml`."""
 
@@ -228,6 +244,7 @@ class ControlSettings:
     gateway_url: str = f"http://127.0.0.1:{PORT_BASE + 2}"
     token_file: Path | None = None
     """File with the operator's bearer token, 0600; made at start when missing."""
+    actions: ActionSettings = ActionSettings()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def check_fresh(plan: ActionPlan, moved: Sequence[FieldChange], active: Sequence
     if others and plan.action not in BESIDE_OTHERS:
         other = others[0]
         raise StaleState(
-            f"{other.action} of {other.namespace}/{other.service} is under way ({other.id}, {other.state}, by {other.by.user or 'unknown'}).",
+            f"{other.action} of {other.namespace}/{other.service} is {other.state} ({other.id}, by {other.by.user or 'unknown'}).",
             fix=f"Wait for it, or `workbench abort {other.id}`.",
         )
 

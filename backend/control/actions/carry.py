@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from backend.api.actions import Operation
+from backend.api.actions import Manifest, Operation
 from backend.control.actions import diff, objects, planning, progress
 from backend.control.actions.admission import shown
 from backend.control.actions.model import Cluster, ClusterState, OperationRecord, Store
@@ -64,11 +64,11 @@ class Carrier:
         if stored.after is None:
             await self._cluster.delete(operation.namespace, operation.service)
         elif stored.patch is None:
-            record.spec = objects.spec(await self._cluster.create(stored.after))
+            _answered(record, await self._cluster.create(stored.after))
         else:
             version = objects.metadata(state.service or {}).get("resourceVersion", "")
             patch = {**stored.patch, "metadata": {"resourceVersion": version}}
-            record.spec = objects.spec(await self._cluster.patch(operation.namespace, operation.service, patch))
+            _answered(record, await self._cluster.patch(operation.namespace, operation.service, patch))
         await self.sent(record)
 
     async def sent(self, record: OperationRecord) -> None:
@@ -128,7 +128,8 @@ class Carrier:
         stored = record.stored
         state = await self._cluster.observe(record.operation.namespace, record.operation.service)
         if _is_there(record, state):
-            record.spec = objects.spec(state.service) if state.service is not None else None
+            if state.service is not None:
+                _answered(record, state.service)
             await self.sent(record)
             return
         moved = planning.moved(stored.fingerprint, planning.fingerprint(record.operation.action, state))
@@ -156,7 +157,8 @@ class Carrier:
             except StaleState:
                 if last_try:
                     raise
-        record.spec, record.reverted = objects.spec(answer), True
+        _answered(record, answer)
+        record.reverted = True
         record.best, record.progress_at = 0, self._clock.now()
         operation.message = "The spec is as it was before; pods that were replaced are replaced back."
         await self.keep(record)
@@ -166,6 +168,11 @@ class Carrier:
         operation = record.operation
         if not operation.active:
             return True
+        if state.service is None and operation.action != "delete":
+            # A copy of the cluster may lag behind our own creation.
+            state = await self._cluster.observe(operation.namespace, operation.service)
+        if state.service is not None and objects.generation(state.service) < record.generation:
+            return False
         now = self._clock.now()
         judged = progress.judge(record, state, now, self._limits)
         moves = judged.progress > record.best
@@ -196,6 +203,10 @@ class Carrier:
                 await self._store.audit(ended)
                 entry.ended_at = operation.ended_at
         await self._store.put(record)
+
+
+def _answered(record: OperationRecord, service: Manifest) -> None:
+    record.spec, record.generation = objects.spec(service), objects.generation(service)
 
 
 def _is_there(record: OperationRecord, state: ClusterState) -> bool:

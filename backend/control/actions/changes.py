@@ -10,6 +10,7 @@ from backend.api.actions import Manifest, Parameters, PlanRequest
 from backend.control.actions import diff, objects
 from backend.control.actions.model import Change, ClusterState
 from backend.core.errors import InvalidRequest, NotFound, StaleState
+from backend.storm.model import read_service
 
 ROLES = "spec.template.spec.roles"
 MOST_REPLICAS = 10_000
@@ -37,6 +38,7 @@ def change(request: PlanRequest, state: ClusterState) -> Change:
         notes = _set_image(after, request.parameters)
     else:
         notes = _pause(after, request.action == "pause")
+    _check_new_problems(service, after)
     return changed(service, after, notes)
 
 
@@ -134,9 +136,7 @@ def _pause(after: Manifest, wanted: bool) -> list[str]:
         said = "paused already" if wanted else "not paused"
         raise InvalidRequest(f"The service is {said}.", param="spec.paused", fix="Nothing is to be done.")
     after["spec"]["paused"] = wanted
-    if wanted and objects.is_pooled(after):
-        return ["RoleSets that have the new template already may finish their pods: a pause stops what has not begun."]
-    return []
+    return ["Nothing new begins; pods that are on their way come up or go."] if wanted else []
 
 
 def _create(request: PlanRequest, state: ClusterState) -> Change:
@@ -161,34 +161,23 @@ def check(manifest: Manifest) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         _refuse("metadata.name", f"is {name!r}", f"Use at most {LONGEST_NAME} of a-z, 0-9 and -; the ends not a -.")
     spec = _mapping(manifest, "spec")
-    _count(spec.get("replicas"), "spec.replicas")
-    template = _mapping(spec, "template", "spec.")
-    wanted_labels = (_mapping(spec, "selector", "spec.").get("matchLabels")) or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    if not wanted_labels:
+    _mapping(_mapping(spec, "template", "spec."), "spec", "spec.template.")
+    if not (_mapping(spec, "selector", "spec.").get("matchLabels")):
         _refuse("spec.selector.matchLabels", "is empty", "An empty selector matches every RoleSet; name at least one label.")
-    for key, value in wanted_labels.items():
-        if labels.get(key) != value:
-            _refuse(f"spec.template.metadata.labels[{key}]", f"is {labels.get(key)!r}, the selector wants {value!r}", "Make both the same.")
-    _check_roles(_mapping(template, "spec", "spec.template.").get("roles"))
-
-
-def _check_roles(roles: object) -> None:
-    if not isinstance(roles, list) or not roles:
-        _refuse(ROLES, "is empty", "Name at least one role.")
-        return
-    seen: set[str] = set()
-    for at, role in enumerate(roles):
-        name = role.get("name") if isinstance(role, dict) else None
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            _refuse(f"{ROLES}[{at}].name", f"is {name!r}", "Use a-z, 0-9 and -.")
-        elif name in seen:
-            _refuse(f"{ROLES}[{at}].name", f"is {name!r} a second time", "Give each role a name of its own.")
-        seen.add(str(name))
-        _count(role.get("replicas"), f"{ROLES}[{name}].replicas")
-        for number, one in enumerate(objects.containers(role) or [{}]):
+    _check_new_problems(None, manifest)
+    for role in objects.roles(manifest):
+        for one in objects.containers(role):
             if not one.get("image"):
-                _refuse(f"{ROLES}[{name}].template.spec.containers[{one.get('name', number)}].image", "is missing", "Name the image.")
+                path = f"{ROLES}[{role.get('name')}].template.spec.containers[{one.get('name')}].image"
+                _refuse(path, "is missing", "Name the image.")
+
+
+def _check_new_problems(before: Manifest | None, after: Manifest) -> None:
+    """Refuse what the controller would refuse to obey; what was wrong before does not keep anybody from changing the rest."""
+    old = {problem.path for problem in read_service(before).problems} if before is not None else set()
+    for problem in read_service(after).problems:
+        if problem.path not in old:
+            raise InvalidRequest(f"{problem.path}: {problem.message}", param=problem.path, fix=f"Correct {problem.path}.")
 
 
 def _mapping(holder: Manifest, name: str, path: str = "") -> Manifest:
@@ -197,11 +186,6 @@ def _mapping(holder: Manifest, name: str, path: str = "") -> Manifest:
         _refuse(f"{path}{name}", "is missing" if found is None else f"is {found!r}, not an object", "See the sample StormService.")
         return {}
     return found
-
-
-def _count(value: object, path: str) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_REPLICAS):
-        _refuse(path, f"is {value!r}", f"Pass a whole number from 0 to {MOST_REPLICAS:,}.")
 
 
 def _refuse(path: str, problem: str, fix: str) -> None:

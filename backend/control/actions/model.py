@@ -8,7 +8,17 @@ from typing import Protocol
 
 import msgspec
 
-from backend.api.actions import ActionPlan, AuditPage, AuditRecord, Manifest, Operation, OperationPage, PlanStep
+from backend.api.actions import (
+    ActionPlan,
+    AuditPage,
+    AuditRecord,
+    Manifest,
+    Operation,
+    OperationPage,
+    PairRatio,
+    PlanStep,
+    RoleCapacity,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Forecast:
 
     steps: tuple[PlanStep, ...] = ()
     leaving: frozenset[str] = frozenset()
+    capacity: tuple[RoleCapacity, ...] = ()
+    pair_ratio: PairRatio | None = None
     seconds: float | None = None
     """None when it does not come to an end; `notes` say why."""
     notes: tuple[str, ...] = ()
@@ -90,6 +102,8 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     """The change reached the cluster."""
     spec: Manifest | None = None
     """The object's spec as the API server answered to our change; another one later means that somebody else changed it."""
+    generation: int = 0
+    """metadata.generation of that answer: a view of the cluster with a smaller one is from before our change."""
     was_paused: bool = False
     best: int = 0
     """Most progress seen, in pods that came up or went away."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -28,6 +28,11 @@ def label(manifest: Manifest, name: str) -> str:
 
 def deleting(manifest: Manifest) -> bool:
     return bool(metadata(manifest).get("deletionTimestamp"))
+
+
+def generation(manifest: Manifest) -> int:
+    """Grows with every change of the spec, by whomever."""
+    return int(metadata(manifest).get("generation") or 0)
 
 
 def spec(manifest: Manifest) -> Manifest:
@@ -135,3 +140,8 @@ def start_seconds(pods: Sequence[Manifest]) -> dict[str, float]:
 def moment(text: str) -> float:
     """A Kubernetes time as seconds since 1970."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def timestamp(seconds: float) -> str:
+    """The other direction of `moment`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

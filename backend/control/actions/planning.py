@@ -1,19 +1,18 @@
-"""From a change and its forecast to the plan that is shown: capacity, ratio, warm tokens, risk, hash. Pure."""
+"""From a change and its forecast to the plan that is shown: warm tokens, risk, hash, notes. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from backend.api.actions import ActionPlan, FieldChange, Manifest, PairRatio, PlanRequest, PlanStep, Risk, RoleCapacity
+from backend.api.actions import ActionPlan, FieldChange, Manifest, PlanRequest, Risk, RoleCapacity
 from backend.control.actions import diff, objects
 from backend.control.actions.model import Change, ClusterState, Facts, Fingerprint, Forecast, StoredPlan
 
 VALID_S = 300.0
 """Seconds a plan may be applied: long enough to read it, too short for yesterday's tab."""
-PREFILL, DECODE = "prefill", "decode"
 STOPPING = ("pause", "delete")
 """Actions that do not rest on how many pods are ready: they must be possible in the middle of trouble."""
 _SERVER_FIELDS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
@@ -31,8 +30,7 @@ def make(
     undoes: str = "",
 ) -> StoredPlan:
     """The plan, and what applying it needs."""
-    before = objects.ready_by_role(state.pods)
-    capacity = capacities(before, forecast.steps, change)
+    capacity = list(forecast.capacity)
     risk = risk_of(request.action, capacity)
     seen = fingerprint(request.action, state)
     warm = None if facts.cached is None else sum(facts.cached.get(pod, 0) for pod in forecast.leaving)
@@ -56,7 +54,7 @@ def make(
         diff=shown_diff(change),
         steps=list(forecast.steps),
         capacity=capacity,
-        pair_ratio=pair_ratio(before, forecast.steps),
+        pair_ratio=forecast.pair_ratio,
         warm_tokens_lost=warm,
         seconds=forecast.seconds,
         start_seconds=dict(facts.starts),
@@ -64,37 +62,6 @@ def make(
     )
     pods = {str(objects.metadata(pod).get("uid") or objects.metadata(pod).get("name")): objects.role_of(pod) for pod in state.pods}
     return StoredPlan(plan=plan, fingerprint=seen, before=change.before, after=change.after, patch=change.patch, pods=pods, undoes=undoes)
-
-
-def capacities(before: Mapping[str, int], steps: Sequence[PlanStep], change: Change) -> list[RoleCapacity]:
-    """Ready pods of every role that was there or will be."""
-    wanted = [*objects.pods_wanted(change.before or {}), *objects.pods_wanted(change.after or {})] if change.before or change.after else []
-    moments = [dict(before), *(step.ready for step in steps)]
-    return [
-        RoleCapacity(
-            role=role,
-            before=before.get(role, 0),
-            worst=min(ready.get(role, 0) for ready in moments),
-            after=moments[-1].get(role, 0),
-        )
-        for role in dict.fromkeys([*wanted, *before])
-    ]
-
-
-def pair_ratio(before: Mapping[str, int], steps: Sequence[PlanStep]) -> PairRatio | None:
-    """Prefill to decode over the forecast; None for a service without both roles."""
-    moments = [dict(before), *(step.ready for step in steps)]
-    seen = {role for ready in moments for role in ready}
-    if not {PREFILL, DECODE} <= seen:
-        return None
-    ratios = [_ratio(ready) for ready in moments]
-    known = [one for one in ratios if one is not None]
-    return PairRatio(before=ratios[0], lowest=min(known, default=None), highest=max(known, default=None), after=ratios[-1])
-
-
-def _ratio(ready: Mapping[str, int]) -> float | None:
-    prefill, decode = ready.get(PREFILL, 0), ready.get(DECODE, 0)
-    return prefill / decode if prefill and decode else None
 
 
 def risk_of(action: str, capacity: Sequence[RoleCapacity]) -> Risk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.api.actions import Manifest, OperationState, PlanStep, Verb
+from backend.api.actions import FieldChange, Manifest, OperationState, PlanStep, Verb
 from backend.control.actions import diff, objects
 from backend.control.actions.model import ClusterState, OperationRecord
 
@@ -68,7 +68,7 @@ def settled(state: ClusterState) -> bool:
     if service is None or not objects.is_ready(service):
         return False
     status = service.get("status") or {}
-    if int(status.get("observedGeneration") or 0) < int(objects.metadata(service).get("generation") or 0):
+    if int(status.get("observedGeneration") or 0) < objects.generation(service):
         return False
     by_role = {str(role.get("name")): role for role in objects.roles(service)}
     counts = dict.fromkeys(by_role, 0)
@@ -147,7 +147,7 @@ def _waits(record: OperationRecord, message: str, progress: int) -> Judgement:
     return Judgement("running", record.operation.steps_done, message, progress)
 
 
-def _foreign(record: OperationRecord, service: Manifest) -> list[diff.FieldChange]:
+def _foreign(record: OperationRecord, service: Manifest) -> list[FieldChange]:
     """Fields of the spec that are not as our change left them. A pause is no change: anybody may."""
     if record.spec is None:
         return []

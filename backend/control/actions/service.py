@@ -51,12 +51,12 @@ class Actions:
         clock: Clock,
         publish: Callable[[Operation], None] = lambda _: None,
         cached: Cached = lambda: None,
-        limits: progress.Limits = progress.Limits(),
+        limits: progress.Limits | None = None,
         read_only: bool = False,
     ) -> None:
         self._cluster, self._store, self._preview, self._tasks = cluster, store, preview, tasks
         self._clock, self._cached, self._read_only = clock, cached, read_only
-        self._carrier = Carrier(cluster, store, tasks, clock=clock, limits=limits, publish=publish)
+        self._carrier = Carrier(cluster, store, tasks, clock=clock, limits=limits or progress.Limits(), publish=publish)
 
     def start(self) -> None:
         self._tasks.start("operations", self._pick_up)

@@ -54,7 +54,8 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         check_url(url)
-        self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
+        # Any: redis-py's stubs describe answers of every mode at once; ours are bytes.
+        self._redis: Any = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
         self.url = masked(url)
 
     async def close(self) -> None:
@@ -75,7 +76,7 @@ class RedisStore:
         keys = (APPLIED + record.stored.plan.id, OPERATIONS, ORDER, ACTIVE, AUDIT)
         values = (operation.id, _json(record), operation.started_at, _json(record.audit), KEPT_APPLIED_S)
         async with self._explained():
-            prior: Any = await self._redis.eval(_BEGIN, len(keys), *keys, *values)  # type: ignore[misc,no-untyped-call,unused-ignore]
+            prior: Any = await self._redis.eval(_BEGIN, len(keys), *keys, *values)
             if prior:
                 return msgspec.json.decode(prior, type=OperationRecord)
             await self._trim()
@@ -106,7 +107,7 @@ class RedisStore:
 
     async def active(self) -> list[OperationRecord]:
         async with self._explained():
-            ids = await self._redis.smembers(ACTIVE)  # type: ignore[misc,unused-ignore]
+            ids = await self._redis.smembers(ACTIVE)
         return sorted(await self._records(ids), key=lambda record: record.operation.started_at)
 
     async def audit(self, record: AuditRecord) -> None:
@@ -128,7 +129,7 @@ class RedisStore:
                         entries.append((entry_id.decode(), msgspec.json.decode(fields[b"started"], type=AuditRecord)))
                 newest = f"({chunk[-1][0].decode()}"
             page = entries[:limit]
-            ends = await self._redis.hmget(AUDIT_ENDED, [one.id for _, one in page]) if page else []  # type: ignore[misc,unused-ignore]
+            ends = await self._redis.hmget(AUDIT_ENDED, [one.id for _, one in page]) if page else []
         items = [msgspec.json.decode(end, type=AuditRecord) if end else one for (_, one), end in zip(page, ends, strict=True)]
         return AuditPage(items=items, next=page[-1][0] if len(entries) > limit else None)
 
@@ -137,16 +138,16 @@ class RedisStore:
         if not wanted:
             return []
         async with self._explained():
-            found = await self._redis.hmget(OPERATIONS, wanted)  # type: ignore[misc,unused-ignore]
+            found = await self._redis.hmget(OPERATIONS, wanted)
         return [msgspec.json.decode(one, type=OperationRecord) for one in found if one]
 
     async def _trim(self) -> None:
         """Drop the oldest operations beyond what is kept; those still on their way stay."""
         old = await self._redis.zrange(ORDER, 0, -KEPT_OPERATIONS - 1)
         if old:
-            active = await self._redis.smembers(ACTIVE)  # type: ignore[misc,unused-ignore]
+            active = await self._redis.smembers(ACTIVE)
             if gone := [one for one in old if one not in active]:
-                await self._redis.hdel(OPERATIONS, *gone)  # type: ignore[misc,unused-ignore]
+                await self._redis.hdel(OPERATIONS, *gone)
                 await self._redis.zrem(ORDER, *gone)
 
     @contextlib.asynccontextmanager

@@ -80,7 +80,8 @@ class Transport:
                 )
                 break
             except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-                # A kept connection that a restarted server had closed looks like this. What only reads is safe to ask once more.
+                # A kept connection that a restarted server had closed looks like this. Once more is safe for what reads, carries
+                # a key by which the server knows a repetition, or sets a state that may be set twice.
                 if last_try:
                     raise self._unreachable(error) from error
             except httpx.TimeoutException as error:

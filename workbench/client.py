@@ -22,6 +22,7 @@ from workbench._transport import Params, Transport
 from workbench.errors import NotFound, UsageError
 from workbench.explanation import Explanation
 from workbench.reports.client import AsyncReports
+from workbench.services import AsyncServices
 
 if TYPE_CHECKING:
     from workbench.stream import Event
@@ -109,6 +110,7 @@ class AsyncWorkbench:
         self.cache = AsyncCache(self.transport)
         self.router = AsyncRouter(self.transport)
         self.reports = AsyncReports(self.transport, self)
+        self.services = AsyncServices(self.transport)
 
     @property
     def endpoints(self) -> Endpoints | None:

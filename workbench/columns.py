@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+import msgspec
+
+from backend.api.actions import AuditRecord, FieldChange, Operation, PlanStep, ServiceView
 from backend.api.cache import ProbeMatch, SharedPrefix, SourceState
 from backend.api.findings import Finding
 from backend.api.fleet import PodView
@@ -127,3 +130,82 @@ FINDINGS: tuple[Column[Finding], ...] = (
     Column("since", "time", "first seen", lambda row: row.since),
     Column("id", "text", "stays the same while the cause lasts", lambda row: row.id),
 )
+
+SERVICES: tuple[Column[ServiceView], ...] = (
+    Column("service", "text", "namespace/name", lambda row: f"{row.namespace}/{row.name}"),
+    Column("mode", "text", "replica: groups are replaced as a whole; pooled: roles are changed in place", lambda row: row.mode),
+    Column("ready", "flag", "every wanted pod is ready and of the newest revision", lambda row: row.ready),
+    Column("paused", "flag", "no rollout begins", lambda row: row.paused),
+    Column("replicas", "whole", "RoleSets wanted", lambda row: row.replicas),
+    Column("pods_wanted", "whole", "pods wanted, all roles", lambda row: sum(role.wanted for role in row.roles)),
+    Column("pods_ready", "whole", "pods ready, all roles", lambda row: sum(role.ready for role in row.roles)),
+    Column("pods_updated", "whole", "pods that run the newest images", lambda row: sum(role.updated for role in row.roles)),
+    Column("roles", "texts", "ready/wanted of each role", lambda row: [f"{role.name} {role.ready}/{role.wanted}" for role in row.roles]),
+    Column("images", "texts", "images asked for", lambda row: list(dict.fromkeys(one for role in row.roles for one in role.images))),
+    Column("revision", "text", "ControllerRevision that was ready last", lambda row: row.revision),
+    Column("update_revision", "text", "newest ControllerRevision", lambda row: row.update_revision),
+    Column("operation", "text", "operation under way", lambda row: row.operation),
+    Column("message", "text", "the first pod in trouble", lambda row: row.message),
+)
+
+OPERATIONS: tuple[Column[Operation], ...] = (
+    Column("operation", "text", "id", lambda row: row.id),
+    Column("service", "text", "namespace/name", lambda row: f"{row.namespace}/{row.service}"),
+    Column("summary", "text", "the change", lambda row: row.summary or row.action),
+    Column("state", "text", "planned, running, paused, aborting, aborted, done, failed or undone", lambda row: row.state),
+    Column("steps_done", "whole", "steps of the plan that have happened", lambda row: row.steps_done),
+    Column("steps_total", "whole", "steps of the plan", lambda row: row.steps_total),
+    Column("message", "text", "what it waits for, or why it failed", lambda row: row.message),
+    Column("risk", "text", "low, medium or high", lambda row: row.risk),
+    Column("user", "text", "who applied it, as the client said", lambda row: row.by.user),
+    Column("source", "text", "ui, notebook, report, api or cli", lambda row: row.by.source),
+    Column("reason", "text", "why, in the operator's words", lambda row: row.reason),
+    Column("started_at", "time", "applied", lambda row: row.started_at),
+    Column("ended_at", "time", "ended", lambda row: row.ended_at),
+    Column("plan", "text", "id of its plan", lambda row: row.plan_id),
+)
+
+AUDIT: tuple[Column[AuditRecord], ...] = (
+    Column("at", "time", "begun", lambda row: row.at),
+    Column("user", "text", "who, as the client said", lambda row: row.user),
+    Column("source", "text", "ui, notebook, report, api or cli", lambda row: row.source),
+    Column("action", "text", "action, or verb on an operation", lambda row: row.action),
+    Column("target", "text", "namespace/service", lambda row: row.target),
+    Column("outcome", "text", "started, done, failed or refused", lambda row: row.outcome),
+    Column("message", "text", "how it ended", lambda row: row.message),
+    Column("reason", "text", "why, in the operator's words", lambda row: row.reason),
+    Column("operation", "text", "id of the operation", lambda row: row.operation_id),
+    Column("plan", "text", "id of the plan", lambda row: row.plan_id),
+    Column("plan_hash", "text", "hash of the plan's state and change", lambda row: row.plan_hash),
+    Column("ended_at", "time", "ended", lambda row: row.ended_at),
+)
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What one step of a plan does to one role."""
+
+    step: int
+    role: str
+    of: PlanStep
+
+
+STEPS: tuple[Column[StepRow], ...] = (
+    Column("step", "whole", "number, from 1", lambda row: row.step),
+    Column("at_s", "number", "seconds after apply", lambda row: row.of.at_s),
+    Column("role", "text", "role", lambda row: row.role),
+    Column("pods_in", "whole", "pods created", lambda row: row.of.pods_in.get(row.role, 0)),
+    Column("pods_out", "whole", "pods deleted", lambda row: row.of.pods_out.get(row.role, 0)),
+    Column("ready", "whole", "ready pods after the step", lambda row: row.of.ready.get(row.role, 0)),
+    Column("reason", "text", "why", lambda row: row.of.reason),
+)
+
+CHANGES: tuple[Column[FieldChange], ...] = (
+    Column("field", "text", "path of the field", lambda row: row.path),
+    Column("before", "text", "value now, as JSON", lambda row: _json(row.before)),
+    Column("after", "text", "value after apply, as JSON", lambda row: _json(row.after)),
+)
+
+
+def _json(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()

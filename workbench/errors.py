@@ -15,6 +15,7 @@
          ├─ NotFound                no such pod, decision, file
          ├─ Unauthorized            the token is missing, wrong, or its role is too small
          ├─ StaleState              what you decided on has changed since
+         ├─ OperationFailed         what was applied did not come to its end; the message says why
          └─ UnreadableAnswer        the server speaks another version
 
 In notebooks these show as one to three lines instead of a traceback.
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidRequest",
     "NotConnected",
     "NotFound",
+    "OperationFailed",
     "PermanentError",
     "PortInUse",
     "StaleState",
@@ -68,3 +70,7 @@ class NotConnected(Unavailable):
 
 class UnreadableAnswer(PermanentError):
     """The server's answer has not the shape that this version knows."""
+
+
+class OperationFailed(PermanentError):
+    """A rollout did not come to its end: it failed, or somebody aborted it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from backend.api import frames
+from backend.api.actions import AuditPage, AuditRecord, Operation, ServiceView
 from backend.api.cache import CacheMap, ProbeMatch, ProbeResult, SharedPrefix, SourceState
 from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
@@ -130,6 +131,37 @@ class PodCard(_show.Shown):
             "more": 0,
             "empty": "",
         }
+
+
+class ServicesTable(Table[ServiceView]):
+    """Every StormService."""
+
+    columns = columns.SERVICES
+    shown = ("service", "mode", "ready", "paused", "roles", "images", "operation", "message")
+    title = "Services"
+    empty = "No StormService. `workbench plan create -f FILE` plans one."
+
+
+class OperationsTable(Table[Operation]):
+    """Applied plans, newest first."""
+
+    columns = columns.OPERATIONS
+    shown = ("operation", "service", "summary", "state", "steps_done", "steps_total", "user", "message")
+    title = "Operations"
+    empty = "Nothing was applied yet."
+
+
+class AuditTable(Table[AuditRecord]):
+    """Who did what, newest first. `.next` goes on with older ones."""
+
+    columns = columns.AUDIT
+    shown = ("user", "source", "action", "target", "outcome", "reason", "message")
+    title = "Audit"
+    empty = "Nobody acted yet."
+
+    def __init__(self, page: AuditPage) -> None:
+        super().__init__(page.items)
+        self.next = page.next
 
 
 class SourcesTable(Table[SourceState]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from backend.api import routes
+from backend.api.actions import Operation
 from backend.api.cache import SourceState
 from backend.api.decisions import DecisionRecord
 from backend.api.findings import Finding
@@ -29,18 +30,19 @@ LONGEST_DELAY_S = 8.0
 SILENCE_S = 45.0
 """A server sends at least a comment this often; silence means a connection that died without a word."""
 
-Kind = Literal["fleet", "decisions", "findings", "sources", "reset", "connected", "disconnected"]
+Kind = Literal["fleet", "decisions", "findings", "sources", "operation", "reset", "connected", "disconnected"]
 
 _TYPES: dict[str, Any] = {
     routes.EVENT_FLEET: FleetSnapshot,
     routes.EVENT_DECISIONS: list[DecisionRecord],
     routes.EVENT_FINDINGS: list[Finding],
     routes.EVENT_SOURCES: list[SourceState],
+    routes.EVENT_OPERATION: Operation,
 }
 
 
 class Event(msgspec.Struct, frozen=True):
-    """`data` is a FleetSnapshot, or a list of DecisionRecord, Finding or SourceState; for `disconnected` the reason.
+    """`data` is a FleetSnapshot, an Operation, or a list of DecisionRecord, Finding or SourceState; for `disconnected` the reason.
 
     `connected` and `disconnected` are the client's own. After `reset` everything fetched before is to be fetched again.
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from backend.api.endpoints import Endpoints
 from workbench import _loop, _show, _target, results
+from workbench.acting import OperationHandle, Plan, Service, Services
 from workbench.client import LAST, AsyncCache, AsyncFleet, AsyncRouter, AsyncWorkbench, Prompt
 from workbench.explanation import Explanation
 from workbench.reports.sync import Reports
@@ -136,6 +137,7 @@ class Workbench(_show.Shown):
         self.cache = Cache(core.cache, loop)
         self.router = Router(core.router, loop)
         self.reports = Reports(core.reports, loop)
+        self.services = Services(core.services, loop)
 
     @classmethod
     def connect(cls, target: str | Path | Endpoints | None = None, token: str | None = None) -> Workbench:
@@ -165,6 +167,26 @@ class Workbench(_show.Shown):
     def findings(self) -> results.FindingsTable:
         """What is wrong or degraded, why, and what to do."""
         return self._loop.run(self._core.findings())
+
+    def service(self, name: str) -> Service:
+        """One StormService, by `name` or `namespace/name`. Raises NotFound."""
+        return Service(self._core.services, self._loop, name)
+
+    def plan(self, plan_id: str) -> Plan:
+        """A plan made earlier, here or elsewhere. Raises NotFound."""
+        return Plan(self._loop.run(self._core.services.get_plan(plan_id)), self._loop)
+
+    def operation(self, operation_id: str) -> OperationHandle:
+        """An applied plan, applied here or elsewhere. Raises NotFound."""
+        return OperationHandle(self._loop.run(self._core.services.operation(operation_id)), self._loop)
+
+    def operations(self, limit: int = 100, *, service: str = "") -> results.OperationsTable:
+        """Applied plans, newest first."""
+        return self._loop.run(self._core.services.operations(limit, service=service))
+
+    def audit(self, limit: int = 100, *, before: str = "") -> results.AuditTable:
+        """Who did what, newest first; `before` continues where `.next` of another answer ended."""
+        return self._loop.run(self._core.services.audit(limit, before=before))
 
     def replay(self, trace: str | Path, **options: Any) -> Replay:
         """Send a trace's requests through the gateway and measure; options as `workbench.traffic.replay`."""

@@ -116,7 +116,7 @@ class FakeCluster:
 
     async def observe(self, namespace: str, name: str) -> ClusterState:
         self._check()
-        self._advance()
+        self.tick()
         revisions = [one for one in self.world.list(names.CONTROLLER_REVISIONS) if objects.label(one, "name") == name]
         rolesets = [one for one in self.world.list(names.ROLE_SETS) if objects.label(one, objects.SERVICE_LABEL) == name]
         return ClusterState(namespace, name, self.service(name), rolesets, self.pods(namespace, name), revisions)
@@ -196,7 +196,7 @@ class FakeCluster:
         if self.unreachable:
             raise Unavailable("The cluster does not answer.", fix="Check that it runs.")
 
-    def _advance(self) -> None:
+    def tick(self) -> None:
         """Let everything happen that is due, and the controller act on it, until it has nothing more to do now."""
         self.world.advance(LoopClock().now())
         self._act()
@@ -211,7 +211,7 @@ class FakeCluster:
 
     async def _run(self) -> None:
         while True:
-            self._advance()
+            self.tick()
             async with self._changed:
                 self._changed.notify_all()
             due = self.world.next_change()

@@ -1,4 +1,6 @@
-"""The `workbench` command: `up down status replay explain probe report`. Parses; what it does stands in `workbench.commands`.
+"""The `workbench` command. Parses; what it does stands in `workbench.commands`.
+
+`up down status replay explain probe report`, and those that act: `plan apply scale pause resume abort undo`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. Errors are one to three lines on stderr; WORKBENCH_DEBUG=1 adds the traceback.
 Each command's code is imported when it is chosen, so that `--help` answers at once.
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import __version__
+from workbench.commands.options import add_acting
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -61,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _explain(commands)
     _probe(commands)
     _report(commands)
+    add_acting(lambda name, text: _add(commands, name, "act", text), _natural)
     return root
 
 

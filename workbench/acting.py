@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.api.actions import ServiceView
+from backend.api.actions import ServiceView, Source
 from workbench import _loop, _show, results
 from workbench.planned import OperationShown, PlanShown
 from workbench.progress import progress as make_progress
@@ -22,6 +22,15 @@ class Services(_show.Shown):
 
     def __init__(self, core: AsyncServices, loop: _loop.LoopThread) -> None:
         self._core, self._loop = core, loop
+
+    @property
+    def source(self) -> Source:
+        """Where acts come from, as the audit keeps it: a notebook, unless said otherwise."""
+        return self._core.source
+
+    @source.setter
+    def source(self, source: Source) -> None:
+        self._core.source = source
 
     def table(self) -> results.ServicesTable:
         """Every service now."""

@@ -16,13 +16,16 @@ from aiohttp import web as aiohttp_web
 import workbench
 from backend.api import routes
 from backend.api.actions import ActionPlan, Operation
+from backend.control.actions.handlers import ActionHandlers
 from backend.control.handlers import Handlers
+from backend.control.operations import OPERATIONS
 from backend.control.service import Control
 from backend.core import web
 from backend.core.errors import ConfigError
 from backend.core.metrics import Registry
 from backend.core.settings import ActionSettings, ControlSettings, HistorySettings, RecordSettings
 from backend.core.supervise import Supervisor
+from tests.behaviour.test_control_api import conform
 from tests.fakes.kubeapi import Fault, write_kubeconfig
 from tests.fakes.storm_api import StormKubeApi, storm_api
 from tests.fakes.storm_cluster import BAD_IMAGE, storm_service
@@ -198,6 +201,28 @@ async def test_a_kubeconfig_that_cannot_be_read_is_a_mistake_of_the_configuratio
     async with Supervisor("control") as tasks:
         with pytest.raises(ConfigError, match="none"):
             Control(wrong, tasks)
+
+
+async def test_every_operation_answers_as_the_document_says(stack, wb):
+    """In an order in which each finds what it asks about."""
+    asked = {"action": "set-image", "service": "qwen", "parameters": {"image": "engine:2"}}
+    async with httpx.AsyncClient(base_url=stack.url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False) as http:
+        document = (await http.get(routes.OPENAPI)).json()
+        ids = {"make_plan": "", "plan": "", "apply": "", "operation": ""}
+        bodies = {"make_plan": asked, "apply": {"confirm": "qwen"}, "abort": {"confirm": "qwen"}}
+        by_name = {one.name: one for one in OPERATIONS}
+        order = ["services", "service", "make_plan", "plan", "apply", "operations", "operation", "pause", "resume", "abort", "audit"]
+        for name in order:
+            one = by_name[name]
+            found = ids["make_plan"] if name in ("plan", "apply") else ids["apply"]
+            path = one.path.format(namespace="default", name="qwen", id=found)
+            answer = await http.request(one.method, path, json=bodies.get(name, {}) if one.request else None)
+            assert answer.status_code == 200, (name, answer.text)
+            msgspec.json.decode(answer.content, type=one.response)
+            described = document["paths"][one.path][one.method.lower()]
+            conform(answer.json(), described["responses"]["200"]["content"]["application/json"]["schema"], document, name)
+            ids[name] = answer.json().get("id", "")
+        assert set(order) | {"undo"} == {name for name in vars(ActionHandlers) if not name.startswith("_")}
 
 
 async def test_the_plan_stays_readable_by_its_id(stack, wb):

@@ -18,6 +18,7 @@ from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult, S
 from backend.api.decisions import DecisionPage
 from backend.api.fleet import FleetSnapshot
 from backend.control import figures
+from backend.control.actions.handlers import ActionHandlers
 from backend.control.handlers import Handlers
 from backend.control.operations import OPERATIONS
 from backend.control.service import Control
@@ -33,6 +34,8 @@ from tests.fakes.waiting import eventually
 __all__ = ["valkey"]
 
 TOKEN = "a-token"
+NEED_A_CLUSTER = {name for name in vars(ActionHandlers) if not name.startswith("_")}
+"""Asked in test_control_actions."""
 METRICS = Path(__file__).parents[1] / "data" / "engines" / "metrics_vllm_0.32.0_under_load.txt"
 
 
@@ -136,7 +139,7 @@ async def test_every_operation_answers_as_the_document_says(door, valkey):
     await send(valkey, records(3))
     await eventually(lambda: len(door.control.history.hot) == 3)
     document = (await door.get(routes.OPENAPI)).json()
-    for operation in OPERATIONS:
+    for operation in (one for one in OPERATIONS if one.name not in NEED_A_CLUSTER):
         described = document["paths"][operation.path][operation.method.lower()]
         assert described["operationId"] == operation.name
         assert [one["name"] for one in described["parameters"] if one["in"] == "path"] == re.findall(r"\{(\w+)\}", operation.path)
@@ -179,7 +182,7 @@ def conform(value: Any, schema: dict[str, Any], document: dict[str, Any], where:
 
 async def test_every_path_needs_the_token_but_the_open_ones(door):
     for operation in OPERATIONS:
-        path = operation.path.format(name="a", id="b")
+        path = operation.path.format(name="a", id="b", namespace="c")
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             async with httpx.AsyncClient(base_url=door.url, trust_env=False) as stranger:
                 answer = await stranger.request(operation.method, path, headers=headers)

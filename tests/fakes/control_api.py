@@ -17,6 +17,7 @@ from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
 from backend.api.reports import ReportFile, ReportPage, ReportRequest, ReportRun, SchedulePage, ScheduleRequest, ScheduleView
+from tests.fakes.actions_api import FakeActions
 
 TOKEN = "a-token"
 NOW = 1_763_800_000.0
@@ -81,6 +82,7 @@ class FakeControl:
     report_error: str = ""
     """When set, reports that are asked for fail with it."""
     index_away: bool = False
+    actions: FakeActions = field(default_factory=FakeActions)
     broken: bytes | None = None
     """When set, every answer has this body."""
 
@@ -103,6 +105,7 @@ class FakeControl:
         app.router.add_post(routes.SCHEDULES, self._create_schedule)
         app.router.add_delete(routes.SCHEDULE, self._delete_schedule)
         app.router.add_post(routes.SCHEDULE_RUN, self._ask_report)
+        self.actions.register(app)
         return app
 
     @web.middleware

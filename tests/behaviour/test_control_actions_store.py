@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,25 +19,17 @@ from tests.fakes.valkey import Valkey, valkey
 __all__ = ["valkey"]
 
 
+ABOUT: dict[str, Any] = {"action": "pause", "namespace": "default", "service": "qwen"}
+
+
 def stored(number: int = 1) -> StoredPlan:
-    plan = ActionPlan(
-        id=f"plan-{number}",
-        hash="h",
-        action="pause",
-        namespace="default",
-        service="qwen",
-        parameters=Parameters(),
-        made_at=1.0,
-        expires_at=301.0,
-    )
+    plan = ActionPlan(id=f"plan-{number}", hash="h", parameters=Parameters(), made_at=1.0, expires_at=301.0, **ABOUT)
     return StoredPlan(plan=plan, fingerprint=Fingerprint(exact={"spec": {"paused": False}}), patch={"spec": {"paused": True}})
 
 
 def record(number: int, *, plan: int | None = None, state: str = "running") -> OperationRecord:
     of = stored(plan or number)
-    operation = Operation(
-        id=f"op-{number}", plan_id=of.plan.id, action="pause", namespace="default", service="qwen", state=state, started_at=float(number)
-    )
+    operation = Operation(id=f"op-{number}", plan_id=of.plan.id, state=state, started_at=float(number), **ABOUT)
     return OperationRecord(operation=operation, stored=of, audit=entry(number))
 
 

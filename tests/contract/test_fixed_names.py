@@ -21,6 +21,7 @@ from tests.fakes import ports
 
 STORED = {"type": "BlockStored", "block_hashes": [11, 12], "parent_block_hash": None, "token_ids": list(range(32)), "block_size": 16}
 STORED |= {"lora_id": None, "medium": "GPU", "lora_name": None}
+ACTING = ["plan", "apply", "scale", "pause", "resume", "abort", "undo"]
 BATCH = msgspec.msgpack.encode([1.5, [STORED, {"type": "BlockRemoved", "block_hashes": [12], "medium": "GPU"}], 0])
 
 
@@ -157,7 +158,7 @@ def test_a_part_without_its_file_says_what_is_missing(module: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "replay", "explain", "probe", "report"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "replay", "explain", "probe", "report", *ACTING])
 def test_a_command_of_the_workbench_exists(command: str) -> None:
     assert (
         subprocess.run([sys.executable, "-m", "workbench", command, "--help"], capture_output=True, timeout=60, check=False).returncode == 0

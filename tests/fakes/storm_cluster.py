@@ -70,6 +70,8 @@ class FakeCluster:
         self.unreachable = False
         self.lose_answers = False
         """The next write reaches the cluster, its answer is lost."""
+        self.lagging: ClusterState | None = None
+        """What `follow` shows first, as a copy of the cluster does that has not heard of our write yet."""
         self.writes: list[Manifest] = []
         self.world = VirtualCluster(self, EPOCH - SEEDED_S)
         self.world._made = 1_000_000  # names and uids unlike those that a forecast gives to its own pods
@@ -164,6 +166,8 @@ class FakeCluster:
         self._wake.set()
 
     async def follow(self, namespace: str, name: str) -> AsyncIterator[ClusterState]:
+        if self.lagging is not None:
+            yield self.lagging
         while True:
             yield await self.observe(namespace, name)
             with contextlib.suppress(TimeoutError):

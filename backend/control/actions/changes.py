@@ -11,11 +11,10 @@ from backend.control.actions import diff, objects
 from backend.control.actions.model import Change, ClusterState
 from backend.core.errors import InvalidRequest, NotFound, StaleState
 from backend.storm.model import read_service
+from backend.storm.names import SERVICE_NAME_LIMIT
 
 ROLES = "spec.template.spec.roles"
 MOST_REPLICAS = 10_000
-LONGEST_NAME = 56
-"""Longer ones do not fit the revision label of RoleSets, which adds a hash to the name."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _IMAGE = re.compile(r"[a-zA-Z0-9][\w.\-/:@]*")
 _NOT_OURS = ("status",)
@@ -158,8 +157,8 @@ def check(manifest: Manifest) -> None:
         if manifest.get(field) != wanted:
             _refuse(field, f"is {manifest.get(field)!r}", f"Write {field}: {wanted}.")
     name = _mapping(manifest, "metadata").get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-        _refuse("metadata.name", f"is {name!r}", f"Use at most {LONGEST_NAME} of a-z, 0-9 and -; the ends not a -.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > SERVICE_NAME_LIMIT:
+        _refuse("metadata.name", f"is {name!r}", f"Use at most {SERVICE_NAME_LIMIT} of a-z, 0-9 and -; the ends not a -.")
     spec = _mapping(manifest, "spec")
     _mapping(_mapping(spec, "template", "spec."), "spec", "spec.template.")
     if not (_mapping(spec, "selector", "spec.").get("matchLabels")):

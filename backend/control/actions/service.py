@@ -83,7 +83,7 @@ class Actions:
             admission.check_apply(stored.plan, request, self._clock.now())
             state = await self._cluster.observe(stored.plan.namespace, stored.plan.service)
             moved = planning.moved(stored.fingerprint, planning.fingerprint(stored.plan.action, state))
-            active = [record.operation for record in self._carrier.records.values()]
+            active = [record.operation for record in await self._store.active()]
             admission.check_fresh(stored.plan, moved, active)
         except (StaleState, InvalidRequest) as error:
             await self._refused(stored.plan, request, error)

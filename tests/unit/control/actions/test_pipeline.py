@@ -11,6 +11,7 @@ import pytest
 from backend.api.actions import Actor, ApplyRequest, Operation, Parameters, PlanRequest, VerbRequest
 from backend.control.actions import planning
 from backend.control.actions.forecast import forecast
+from backend.control.actions.model import ClusterState
 from backend.control.actions.progress import Limits
 from backend.control.actions.service import Actions
 from backend.core.errors import InvalidRequest, NotFound, StaleState, Unauthorized, Unavailable
@@ -230,6 +231,14 @@ async def test_a_change_that_was_never_sent_is_not_sent_on_another_state(bench):
     assert ended.state == "failed"
     assert "revisionHistoryLimit" in ended.message
     assert bench.cluster.images() == ["engine:1"] * 4
+
+
+async def test_a_copy_that_lags_behind_our_write_is_not_taken_for_somebody_else_s_change(bench):
+    bench.cluster.lagging = await bench.cluster.observe("default", "qwen")
+    assert (await bench.do("set-image", image="engine:2")).state == "done"
+    bench.cluster.lagging = ClusterState("default", "other")
+    made = await bench.apply(await bench.plan("create", service="", manifest=storm_service("other")))
+    assert (await bench.end(made)).state == "done"
 
 
 async def test_a_cluster_that_is_away_is_waited_for(bench):

@@ -72,6 +72,8 @@ class FakeCluster:
         """The next write reaches the cluster, its answer is lost."""
         self.lagging: ClusterState | None = None
         """What `follow` shows first, as a copy of the cluster does that has not heard of our write yet."""
+        self.meanwhile: Manifest | None = None
+        """A patch that somebody else makes just before our next write arrives."""
         self.writes: list[Manifest] = []
         self.world = VirtualCluster(self, EPOCH - SEEDED_S)
         self.world._made = 1_000_000  # names and uids unlike those that a forecast gives to its own pods
@@ -140,6 +142,9 @@ class FakeCluster:
 
     async def patch(self, namespace: str, name: str, patch: Manifest, *, dry_run: bool = False) -> Manifest:
         self._check()
+        if self.meanwhile is not None and not dry_run:
+            theirs, self.meanwhile = self.meanwhile, None
+            await self.patch(namespace, name, theirs)
         found = self.service(name)
         if found is None:
             raise NotFound(f"No {name}.")

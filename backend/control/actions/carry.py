@@ -179,6 +179,7 @@ class Carrier:
         seen = (operation.state, operation.steps_done, operation.message)
         if moves or judged.state == "paused":
             record.best, record.progress_at = max(record.best, judged.progress), now
+        record.gone = judged.gone
         operation.state, operation.message = judged.state, judged.message
         operation.steps_done = max(operation.steps_done, judged.steps_done)
         if moves or (operation.state, operation.steps_done, operation.message) != seen:

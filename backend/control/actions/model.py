@@ -111,6 +111,8 @@ class OperationRecord(msgspec.Struct, kw_only=True):
     reverted: bool = False
     """The abort's way back reached the cluster."""
     abort_audit: AuditRecord | None = None
+    gone: bool = False
+    """The object was deleted under it."""
 
 
 class Cluster(Protocol):

@@ -31,6 +31,8 @@ class Judgement:
     message: str
     progress: int
     """Pods that came up or went away: more than before means that it moves."""
+    gone: bool = False
+    """There is nothing left that could be told anything."""
 
 
 def judge(record: OperationRecord, state: ClusterState, now: float, limits: Limits) -> Judgement:
@@ -40,7 +42,8 @@ def judge(record: OperationRecord, state: ClusterState, now: float, limits: Limi
     if action == "delete":
         return _judge_delete(record, state, now, limits)
     if state.service is None or objects.deleting(state.service):
-        return _ended(record, "failed", f"{state.namespace}/{state.name} was deleted in the meantime.")
+        message = f"{state.namespace}/{state.name} was deleted in the meantime."
+        return Judgement("failed", record.operation.steps_done, message, record.best, gone=True)
     if action == "pause":
         return _ended(record, "done", "Paused.") if objects.spec(state.service).get("paused") else _waits(record, "Waits for the pause.", 0)
     aborting = record.operation.state == "aborting"
@@ -112,7 +115,7 @@ def steps_done(steps: Sequence[PlanStep], coming: Mapping[str, int], going: Mapp
 def verbs(record: OperationRecord) -> list[Verb]:
     """What may be asked of an operation now."""
     operation = record.operation
-    if operation.action not in REVERTIBLE or not record.sent:
+    if operation.action not in REVERTIBLE or not record.sent or record.gone:
         return []
     match operation.state:
         case "running":

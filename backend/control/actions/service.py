@@ -17,6 +17,7 @@ from backend.api.actions import (
     Manifest,
     Operation,
     OperationPage,
+    OperationState,
     Parameters,
     PlanRequest,
     ServicePage,
@@ -33,6 +34,9 @@ from backend.core.ids import new_id
 from backend.core.supervise import Supervisor
 
 log = logging.getLogger(__name__)
+
+_TOLD: Mapping[Verb, OperationState] = {"abort": "aborting", "pause": "paused", "resume": "running"}
+"""The state in which a verb has been heard already: telling it again does nothing."""
 
 Cached = Callable[[], Mapping[str, int] | None]
 """Tokens that each pod has cached now; None while unknown."""
@@ -111,7 +115,7 @@ class Actions:
         await self._record_of(operation_id)
         async with self._carrier.lock(operation_id):
             record = await self._record_of(operation_id)
-            if verb == "abort" and record.operation.state == "aborting":
+            if record.operation.state == _TOLD.get(verb):
                 return record.operation
             admission.check_verb(record, verb)
             if verb == "abort":

@@ -314,6 +314,9 @@ async def test_a_paused_operation_waits_without_limit_and_goes_on(bench):
     operation = await bench.apply(await bench.plan("set-image", image="engine:2"))
     await asyncio.sleep(25)
     await bench.actions.tell(operation.id, "pause", VerbRequest())
+    written = len(bench.cluster.writes)
+    assert (await bench.actions.tell(operation.id, "pause", VerbRequest())).state == "paused"
+    assert len(bench.cluster.writes) == written, "told twice is told once"
     await asyncio.sleep(1_000)
     paused = await bench.actions.operation(operation.id)
     assert (paused.state, paused.verbs) == ("paused", ["resume", "abort"])

@@ -96,6 +96,8 @@ class Carrier:
     async def _carry(self, record: OperationRecord) -> None:
         wait = RETRY_S
         while record.operation.active:
+            # Neither a control that was away nor a cluster that was says anything about the rollout.
+            record.progress_at = self._clock.now()
             try:
                 async with self.lock(record.operation.id):
                     await self._prepare(record)

@@ -30,7 +30,8 @@ def make(
     undoes: str = "",
 ) -> StoredPlan:
     """The plan, and what applying it needs."""
-    capacity = list(forecast.capacity)
+    order = [str(role.get("name")) for role in objects.roles(change.after or change.before or {})]
+    capacity = sorted(forecast.capacity, key=lambda one: order.index(one.role) if one.role in order else len(order))
     risk = risk_of(request.action, capacity)
     seen = fingerprint(request.action, state)
     warm = None if facts.cached is None else sum(facts.cached.get(pod, 0) for pod in forecast.leaving)
@@ -122,9 +123,8 @@ def _bare(manifest: Manifest | None) -> Manifest:
 
 
 def _notes(request: PlanRequest, facts: Facts, capacity: Sequence[RoleCapacity]) -> list[str]:
-    notes = [
-        f"{one.role} has no ready pod for a while: its requests wait or fail." for one in capacity if one.before > 0 and one.worst == 0
-    ]
+    empty = [one.role for one in capacity if one.before > 0 and one.worst == 0 and request.action != "delete"]
+    notes = [f"{role} has no ready pod for a while: its requests wait or fail." for role in empty]
     if facts.cached is None and request.action not in ("create", "pause"):
         notes.append("The index does not answer: what leaving pods have cached is unknown.")
     if request.action == "delete":

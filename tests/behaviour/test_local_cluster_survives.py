@@ -79,7 +79,7 @@ def test_what_was_acknowledged_survives_a_kill_in_the_middle_of_writing(servers:
 
 def test_the_login_is_for_its_owner_alone(servers: Servers, tmp_path: Path):
     start(servers, tmp_path)
-    for name in ("kubeconfig", "server.key", "cluster.sqlite"):
+    for name in ("kubeconfig", "server.key", "cluster.sqlite", "cluster.sqlite-wal"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
 
 

@@ -7,6 +7,7 @@ looks only at what is concerned.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from functools import partial
 
 from backend.localkube.api import crds
 from backend.localkube.api.kinds import Kind
+from backend.localkube.api.metadata import seconds_of
 from backend.localkube.api.status import ApiError, Json
 from backend.localkube.api.store import Event, Key
 from backend.localkube.api.writing import Deletion, Write
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 0.05
 """Between a write and what follows from it, so that the client that wrote sees its own effect first."""
+
+EVENTS_S, LOOK_S = 3600.0, 300.0
+"""How long an Event is kept, and how often old ones are looked for."""
 
 Place = tuple[str, Key]
 """Resource, namespace and name."""
@@ -40,6 +45,7 @@ class Collector:
         """Objects whose owners have to be looked for."""
         self._heard: dict[str, Callable[[], None]] = {}
         self._wake = asyncio.Event()
+        self._next_look = 0.0
 
     async def run(self) -> None:
         """For ever. A task that died is started anew by its supervisor and begins with a look at everything."""
@@ -48,16 +54,29 @@ class Collector:
                 self._follow()
                 try:
                     self._pass()
+                    self.forget_events()
                 except ApiError as error:
                     log.warning("collecting is tried again: %s", error)
                     self._wake.set()
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), LOOK_S)
                 await asyncio.sleep(SETTLE_S)
                 self._wake.clear()
         finally:
             for stop in self._heard.values():
                 stop()
             self._heard.clear()
+
+    def forget_events(self) -> None:
+        """Delete Events that nobody has renewed for an hour, as a real cluster does; looks once in a while."""
+        now = self._objects.clock.now()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        for item in self._objects.store.all("events"):
+            last = item.value.get("lastTimestamp") or item.value["metadata"]["creationTimestamp"]
+            if seconds_of(last) < now - EVENTS_S:
+                self._remove(("events", item.key))
 
     def _follow(self) -> None:
         """Listen to every resource that is served, beginning with what is there."""

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from backend.core.errors import StateFolderError
+from backend.core.files import explain
 from backend.localkube.api.status import ApiError, Json, expired
 
 log = logging.getLogger(__name__)
@@ -240,6 +241,7 @@ def _call(listener: Callable[[Event], None], event: Event) -> None:
 
 def _open(file: Path) -> sqlite3.Connection:
     try:
+        file.touch(mode=0o600)  # before sqlite does, so that its write-ahead log is for the owner alone as well
         database = sqlite3.connect(file, isolation_level=None, timeout=0.2)
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
@@ -250,6 +252,8 @@ def _open(file: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS objects (resource TEXT, namespace TEXT, name TEXT, version INTEGER NOT NULL, "
             "tail BLOB NOT NULL, PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID"
         )
+    except OSError as error:
+        raise explain(error, file) from error
     except sqlite3.OperationalError as error:
         raise StateFolderError(
             f"The cluster's state file {file} cannot be used: {error}.",
@@ -259,5 +263,4 @@ def _open(file: Path) -> sqlite3.Connection:
         raise StateFolderError(
             f"The cluster's state file {file} is damaged: {error}.", fix="Move it away; the next start begins with an empty cluster."
         ) from error
-    file.chmod(0o600)
     return database

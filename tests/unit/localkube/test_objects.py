@@ -9,6 +9,7 @@ import pytest
 
 from backend.core.clock import ManualClock
 from backend.core.errors import NotFound, StateFolderError
+from backend.localkube.api.collector import Collector
 from backend.localkube.api.status import ApiError
 from backend.localkube.objects import Objects
 from tests.contract.kubernetes.kubecontract.objects import crd
@@ -143,6 +144,17 @@ def test_a_hook_changes_and_refuses():
     with pytest.raises(ApiError, match="not this one"):
         objects.create("pods", pod("bad"))
     assert objects.get("pods", "default", "bad") is None
+
+
+def test_events_are_forgotten_an_hour_after_they_were_last_renewed():
+    clock = ManualClock(1_700_000_000)
+    objects = Objects(clock=clock)
+    for name, last in (("old", "2023-11-14T22:13:20Z"), ("renewed", "2023-11-14T23:13:20Z")):
+        about = {"kind": "Pod", "name": "a", "namespace": "default"}
+        objects.create("events", {"metadata": {"name": name, "namespace": "default"}, "involvedObject": about, "lastTimestamp": last})
+    clock.advance(3700)
+    Collector(objects).forget_events()
+    assert [event["metadata"]["name"] for event in objects.list("events")] == ["renewed"]
 
 
 def test_a_resource_that_is_not_served_is_named():

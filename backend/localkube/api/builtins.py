@@ -1,6 +1,6 @@
 """The built-in kinds: their fields in a short notation (builtins.yaml), compiled to the same schemas as those of custom resources.
 
-A type is a row of `field:type`. Types are s(tring), i(nteger), b(oolean), n(umber), q(uantity), I (integer or string),
+A type is a row of `field:type`. Types are s(tring), i(nteger), b(oolean), n(umber), q(uantity), t(ime), I (integer or string),
 `*` (anything), another name, `[T]` a list, `{T}` a map. Behind them `!` marks a required field, `?` one that may be null,
 `@a,b` the merge keys of a list, `#` a list of values that merges, `=json` the default.
 """
@@ -18,7 +18,7 @@ from backend.localkube.api.kinds import Column, Kind, Scale
 from backend.localkube.api.schema import LENIENT, Schema
 from backend.localkube.api.status import Json
 
-_SIMPLE = {"s": "string", "i": "integer", "b": "boolean", "n": "number", "q": "quantity"}
+_SIMPLE = {"s": "string", "i": "integer", "b": "boolean", "n": "number", "q": "quantity", "t": "time"}
 _MERGES = {"x-kubernetes-patch-strategy": "merge"}
 """Tells kubectl that a list merges in a strategic patch."""
 _WORKLOAD_SCALE = Scale(".spec.replicas", ".status.replicas", "")

@@ -151,7 +151,8 @@ def _schema_name(kind: Kind) -> str:
 
 
 def _plain(raw: Any) -> Any:
-    """A schema without our own marks."""
+    """A schema without our own marks and types."""
     if isinstance(raw, dict):
-        return {name: _plain(item) for name, item in raw.items() if name != LENIENT}
-    return [_plain(item) for item in raw] if isinstance(raw, list) else ("string" if raw == "quantity" else raw)
+        ours = {"type": "string"} if raw.get("type") in ("quantity", "time") else {}
+        return {name: _plain(item) for name, item in raw.items() if name != LENIENT} | ours
+    return [_plain(item) for item in raw] if isinstance(raw, list) else raw

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 from backend.localkube.api.status import DUPLICATE, INVALID, REQUIRED, TOO_LONG, UNSUPPORTED, WRONG_TYPE, Cause, Json
@@ -26,6 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "int-or-string": (int, str),
     "quantity": (str, int, float),
+    "time": (str,),
 }
 _EMBEDDED: Json = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
 
@@ -117,6 +119,8 @@ class Schema:
         elif self.type == "quantity" and not QUANTITY.fullmatch(str(value)):
             message = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
             causes.append(Cause(WRONG_TYPE, path, message))
+        elif self.type == "time" and not _is_time(value):
+            causes.append(Cause(WRONG_TYPE, path, f'{path}: parsing time "{value}": it is not in RFC 3339'))
 
     def _check_object(self, value: Json, path: str, causes: list[Cause], old: Any) -> None:
         before = old if isinstance(old, dict) else {}
@@ -153,6 +157,13 @@ class Schema:
             if (found := item.get(key, default)) is not MISSING:
                 keys[key] = found
         return json.dumps(keys, separators=(",", ":"), sort_keys=True)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return "T" in text and datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _wrong_type(schema: Schema, value: Any, path: str) -> Cause:

@@ -93,7 +93,7 @@ def undecodable(kind: Kind, value: Json, message: str, write: Write) -> ApiError
 
 def go_message(kind: Kind, cause: Cause) -> str:
     """How a Go server words a value of a wrong type."""
-    if "regular expression" in cause.message:
+    if "of type " not in cause.message:
         return cause.message
     found, wanted = cause.message.partition('"')[2].partition('"')[0], cause.message.partition("of type ")[2].partition(":")[0]
     place = cause.field.rpartition(".")[0] if cause.field.startswith(("data.", "stringData.")) else cause.field

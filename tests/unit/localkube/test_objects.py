@@ -192,3 +192,11 @@ def test_a_damaged_state_file_says_what_to_do(tmp_path: Path):
     file.write_bytes(b"no database at all" * 1000)
     with pytest.raises(StateFolderError, match="Move it away"):
         Objects(file)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-02-30T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00"])
+def test_a_time_that_is_none_is_refused(text: str):
+    lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"renewTime": text}}
+    with pytest.raises(ApiError, match="RFC 3339") as refused:
+        Objects().create("leases.coordination.k8s.io", lease)
+    assert refused.value.code == 400

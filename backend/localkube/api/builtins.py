@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from backend.localkube.api.kinds import Column, Kind, Scale
-from backend.localkube.api.schema import LENIENT, Schema
+from backend.localkube.api.schema import LENIENT
 from backend.localkube.api.status import Json
 
 _SIMPLE = {"s": "string", "i": "integer", "b": "boolean", "n": "number", "q": "quantity", "t": "time"}
@@ -77,10 +77,10 @@ def metadata_schema() -> Json:
     return _named("ObjectMeta")
 
 
-def root(schema: Json) -> Schema:
+def root(schema: Json) -> Json:
     """The schema of a whole object: with kind, apiVersion and metadata."""
     head = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": metadata_schema()}
-    return Schema({**schema, "type": "object", "properties": {**(schema.get("properties") or {}), **head}})
+    return {**schema, "type": "object", "properties": {**(schema.get("properties") or {}), **head}}
 
 
 def columns(entries: Iterable[str]) -> tuple[Column, ...]:
@@ -108,7 +108,7 @@ def _kind(entry: Json) -> Kind:
         plural=entry["plural"],
         kind=entry["kind"],
         namespaced="cluster" not in entry,
-        schema=root(_fields(words)),
+        source=root(_fields(words)),
         short_names=tuple(entry.get("short", ())),
         categories=(entry["category"],) if "category" in entry else (),
         status=any(word.startswith("status:") for word in words),

@@ -80,7 +80,7 @@ def _kind(spec: Json, version: Json) -> Kind:
         plural=names["plural"],
         kind=names["kind"],
         namespaced=spec["scope"] == "Namespaced",
-        schema=builtins.root(version["schema"]["openAPIV3Schema"]),
+        source=builtins.root(version["schema"]["openAPIV3Schema"]),
         singular=names.get("singular", ""),
         list_kind=names.get("listKind", ""),
         short_names=tuple(names.get("shortNames") or ()),

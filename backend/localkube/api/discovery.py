@@ -139,7 +139,7 @@ def openapi(kinds: Kinds, prefix: str) -> Json | None:
         }
         middle = "/namespaces/{namespace}" if kind.namespaced else ""
         paths[f"{prefix}{middle}/{kind.plural}/{{name}}"] = {"patch": patch}
-        schemas[_schema_name(kind)] = {**_plain(kind.schema.raw), "x-kubernetes-group-version-kind": [own]}
+        schemas[_schema_name(kind)] = {**_plain(kind.source), "x-kubernetes-group-version-kind": [own]}
     info = {"title": "Kubernetes", "version": VERSION["gitVersion"]}
     return {"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from backend.localkube.api.schema import Schema
+from backend.localkube.api.status import Json
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Kind:
     plural: str
     kind: str
     namespaced: bool
-    schema: Schema
+    source: Json
+    """The schema as OpenAPI v3; compiled when it is first needed, since a definition may have thousands of fields."""
     singular: str = ""
     list_kind: str = ""
     short_names: tuple[str, ...] = ()
@@ -53,6 +55,10 @@ class Kind:
     custom: bool = False
     storage: bool = True
     subresources: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def schema(self) -> Schema:
+        return Schema(self.source)
 
     @cached_property
     def key(self) -> str:

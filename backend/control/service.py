@@ -24,6 +24,7 @@ from backend.control.growth import Growth
 from backend.control.kpis import TrafficWindow
 from backend.control.model import View
 from backend.control.peers import Gateway, Index
+from backend.control.reconciling import Reconciling
 from backend.control.reporting import Reporting
 from backend.core.clock import Clock, SystemClock
 from backend.core.settings import ControlSettings
@@ -70,6 +71,7 @@ class Control:
         self.findings: list[Finding] = []
         self.snapshot = FleetSnapshot(version=self.hub.version, at=self.clock.now(), pods=[])
         self.parts = wiring.build(settings, tasks, clock=self.clock, publish=self._operation_changed, cached=self._cached_tokens)
+        self.reconciling = Reconciling(settings, tasks)
         self._remembered = Remembered()
         self._growth = Growth()
         self._fresh: list[DecisionRecord] = []
@@ -96,6 +98,7 @@ class Control:
         self.tasks.start("decisions", self._send_decisions)
         self.tasks.start("refresh", self._refresh_always)
         self.parts.start()
+        self.reconciling.start()
 
     async def close(self) -> None:
         self.hub.close()
@@ -103,6 +106,7 @@ class Control:
         await self.tasks.close()
         await self.reports.close()
         await self.parts.close()
+        await self.reconciling.close()
         self.scraper.close()
         await self.http.aclose()
         await self.pods_http.aclose()

@@ -219,6 +219,8 @@ class ActionSettings:
     """Cluster whose StormServices are operated; empty: none, and actions are refused with that reason."""
     context: str = ""
     """Context of the kubeconfig; empty: its current one."""
+    reconcile: bool = False
+    """Run the StormService controllers here. Never beside another controller of the same objects, such as AIBrix's own."""
     read_only: bool = False
     """Plans are made, nothing is applied."""
     stall_s: float = 300.0

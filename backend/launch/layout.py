@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.core.errors import UsageError
+from backend.localkube import folder
 
 HOST = "127.0.0.1"
-OFFSETS = {"runtime": 0, "control": 1, "gateway": 2, "kvindex": 3, "valkey": 4, "dashboard": 6}
-"""Part -> port offset. 5 stays free for a second dashboard."""
+OFFSETS = {"runtime": 0, "control": 1, "gateway": 2, "kvindex": 3, "valkey": 4, "kube": 5, "dashboard": 6}
+"""Part -> port offset. `kube` is the Kubernetes API, served by the same process as `runtime`."""
 
 _LOWEST_BASE, _HIGHEST_BASE = 1024, 65_000
 
@@ -41,6 +42,11 @@ class Layout:
     def pods(self) -> Path:
         """The fleet file for all: a JSON list of pods."""
         return self.state / "pods.json"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """How clients of the stack's own cluster log in."""
+        return folder.kubeconfig(self.state)
 
     @property
     def endpoints(self) -> Path:

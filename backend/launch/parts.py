@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backend.core.settings import (
+    ActionSettings,
     ControlSettings,
     DashboardSettings,
     FleetSettings,
@@ -64,16 +65,25 @@ def redis_url(options: UpOptions, layout: Layout, secrets: Secrets) -> str:
 
 
 def all_parts(
-    options: UpOptions, layout: Layout, secrets: Secrets, *, shared: Path, subnet: str, pod_port: int, valkey_server: Path
+    options: UpOptions,
+    layout: Layout,
+    secrets: Secrets,
+    *,
+    shared: Path,
+    subnet: str,
+    pod_port: int,
+    valkey_server: Path,
+    fleet_file: Path | None,
 ) -> list[Part]:
-    """The parts of a stack, in the order in which people read them."""
-    fleet = FleetSettings(file=layout.pods)
+    """The parts of a stack, in the order in which people read them. `fleet_file`: pods without a cluster; None: the sample."""
+    fleet = FleetSettings(file=layout.pods, kubeconfig=layout.kubeconfig)
     records = RecordSettings(redis_url=redis_url(options, layout, secrets))
     listen = {part: ListenSettings(port=layout.port(part)) for part in ("runtime", "control", "gateway", "kvindex", "dashboard")}
     runtime = RuntimeSettings(
         listen=listen["runtime"],
+        kube_port=layout.port("kube"),
         state=layout.state,
-        fleet=options.fleet.resolve() if options.fleet else None,
+        fleet=fleet_file,
         subnet=subnet,
         pod_port=pod_port,
         engines=engines.TABLE,
@@ -91,6 +101,7 @@ def all_parts(
         fleet=fleet,
         history=HistorySettings(folder=layout.state / "history"),
         records=records,
+        actions=ActionSettings(kubeconfig=layout.kubeconfig, reconcile=True),
         state=layout.state,
         kvindex_url=layout.url("kvindex"),
         gateway_url=layout.url("gateway"),

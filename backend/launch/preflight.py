@@ -8,12 +8,14 @@ import platform
 import secrets
 import shutil
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.core import files, sockets
 from backend.core.errors import ConfigError, EnvironmentProblem, PortInUse
 from backend.core.sockets import port_is_free
-from backend.launch import engines
+from backend.launch import engines, manifests
 from backend.launch.layout import HOST, OFFSETS, Layout
 from backend.launch.options import UpOptions
 from backend.localkube import fleet_file
@@ -31,9 +33,28 @@ def state_folder(options: UpOptions) -> Path:
     return state
 
 
-def fleet(options: UpOptions) -> list[PodSpec]:
-    """The pods that will be started. Raises ConfigError with file, line and field."""
-    file = options.fleet or fleet_file.SAMPLE
+@dataclass(frozen=True)
+class Fleet:
+    """What is asked to run: a fleet file's pods, or objects for the stack's own cluster."""
+
+    file: Path | None
+    objects: Sequence[manifests.Document]
+    pods: int
+
+
+def fleet(options: UpOptions, layout: Layout) -> Fleet:
+    """What will be started. Raises ConfigError with file, line and field."""
+    file = options.fleet.resolve() if options.fleet else fleet_file.SAMPLE
+    if not manifests.holds_objects(file):
+        return Fleet(file, (), len(_pods(file)))
+    objects = manifests.read(file)
+    empty = layout.config("fleet").with_suffix(".yaml")
+    files.ensure_folder(empty.parent)
+    files.write_atomic(empty, b"pods: []\n")
+    return Fleet(empty, objects, manifests.pods_of(objects))
+
+
+def _pods(file: Path) -> list[PodSpec]:
     specs = fleet_file.read(file)
     for spec in specs:
         try:

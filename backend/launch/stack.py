@@ -21,16 +21,17 @@ from backend.api.fleet import Pod
 from backend.core import files, life, processes
 from backend.core.errors import EnvironmentProblem, Unavailable, UsageError, WorkbenchError
 from backend.core.supervise import Supervisor
-from backend.launch import cache, ending, parts, preflight, readiness
+from backend.launch import cache, ending, manifests, parts, preflight, readiness
 from backend.launch.background import detached
 from backend.launch.child import FAILING_AFTER, USAGE_EXIT, Child, base_environment
 from backend.launch.ending import down
-from backend.launch.layout import Layout
+from backend.launch.layout import HOST, Layout
 from backend.launch.lock import StateLock
 from backend.launch.look import find, status
 from backend.launch.model import ProcessStatus
 from backend.launch.options import OnProgress, Progress, ProgressKind, UpOptions, silent
 from backend.launch.parts import Secrets
+from backend.localkube import folder
 
 __all__ = ["UpOptions", "detached", "down", "find", "status", "up"]
 
@@ -57,6 +58,7 @@ class Stack:
         self._up = False
         self._stopping = False
         self._pods_ready = self._pods_total = 0
+        self._cluster_filled = False
         self._secrets = Secrets(valkey_password=secrets.token_urlsafe(18))
         self._started = time.time()
 
@@ -66,10 +68,11 @@ class Stack:
         lock = StateLock(layout.lock)
         lock.take(port_base=self.options.port_base)
         try:
-            fleet = preflight.fleet(self.options)
-            self._pods_total = len(fleet)
+            fleet = self._fleet = preflight.fleet(self.options, layout)
+            self._pods_total = fleet.pods
             ending.clear(layout)
             preflight.check_ports(self.options, layout)
+            folder.prepare(state, layout.port("kube"))
             if hasattr(os, "geteuid") and os.geteuid() == 0:
                 self._tell("warning", text="Running as root: everything that this stack starts runs as root too.")
             if self.options.redis_url and not await readiness.redis_answers(self.options.redis_url):
@@ -111,6 +114,7 @@ class Stack:
             subnet=subnet,
             pod_port=pod_port,
             valkey_server=Path() if self.options.redis_url else preflight.valkey_server(),
+            fleet_file=self._fleet.file,
         )
         env = pipe.env(base_environment(self.layout.stack_name, cache.folder(self.layout.state)))
         env.pop(life.SOCKETS, None)
@@ -134,7 +138,7 @@ class Stack:
             self._count_pods()
             waiting = [name for name, child in self.children.items() if child.state != "ready"]
             pods_missing = self._pods_total - self._pods_ready
-            if not waiting and not pods_missing:
+            if not waiting and not pods_missing and self._cluster_filled:
                 break
             if time.monotonic() > give_up:
                 if waiting:
@@ -152,6 +156,15 @@ class Stack:
         if self.options.exit_after_s is not None:
             asyncio.get_running_loop().call_later(self.options.exit_after_s, self._tasks.stop)
 
+    async def _fill_cluster(self) -> None:
+        """CRDs and the fleet's objects. What the API refuses ends the start."""
+        try:
+            await manifests.install(self.layout.kubeconfig, self._fleet.objects)
+        except WorkbenchError as error:
+            self._tasks.stop(error)
+            return
+        self._cluster_filled = True
+
     async def _wait_ready(self, child: Child) -> None:
         """Ask until this process of the part answers; its death ends the wait (the next process gets a wait of its own)."""
         pid = child.pid
@@ -161,6 +174,8 @@ class Stack:
                     child.became_ready()
                     self._save_table()
                     self._tell("ready", child.part.name)
+                    if child.part.name == "runtime" and not self._cluster_filled:
+                        self._tasks.start("cluster", self._fill_cluster)
                 return
             await asyncio.sleep(_LOOK_S)
 
@@ -176,6 +191,8 @@ class Stack:
             redis=parts.redis_url(self.options, layout, self._secrets),
             dashboard=layout.url("dashboard") if "dashboard" in has else "",
             runtime=layout.url("runtime"),
+            kube=f"https://{HOST}:{layout.port('kube')}",
+            kubeconfig=str(layout.kubeconfig),
             token_file=str(layout.token),
             version=_version(),
             started_at=self._started,

@@ -8,20 +8,13 @@ from pathlib import Path
 
 from backend.core import files
 from backend.localkube.api.server import ApiServer
+from backend.localkube.folder import FOLDER, kubeconfig
 from backend.localkube.kubelet.images import Images
 from backend.localkube.kubelet.scheduler import Scheduler
 from backend.localkube.kubelet.service import Kubelet
 from backend.localkube.objects import Objects
 from backend.localkube.runtime.model import PodSpec
 from backend.localkube.runtime.pods import PodRuntime
-
-FOLDER = "kube"
-"""Below the state folder: objects, certificate, kubeconfig."""
-
-
-def kubeconfig(state: Path) -> Path:
-    """How clients of the cluster at `state` log in; 0600, written once the API listens."""
-    return state / FOLDER / "kubeconfig"
 
 
 class Cluster:

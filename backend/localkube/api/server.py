@@ -30,7 +30,7 @@ class ApiServer:
     def __init__(self, objects: Objects, *, port: int, kubeconfig: Path, token: str = "", logs: Logs | None = None) -> None:
         self.objects = objects
         self.kubeconfig = kubeconfig
-        self.token = token or _known_token(kubeconfig) or secrets.token_urlsafe(32)
+        self.token = token or known_token(kubeconfig) or secrets.token_urlsafe(32)
         self._port = port
         self._front = Front(objects, token=self.token, logs=logs)
         self._tasks = Supervisor("Kubernetes API")
@@ -55,8 +55,7 @@ class ApiServer:
             raise PortInUse("127.0.0.1", self._port, what="the Kubernetes API") from error
         self._port = int(self._runner.addresses[0][1])
         self._tasks.start("collector", Collector(self.objects).run)
-        login = kubeconfig(self.url, self.token, crt.read_bytes())
-        files.write_atomic(self.kubeconfig, json.dumps(login, indent=2).encode(), mode=0o600)
+        write_kubeconfig(self.kubeconfig, self._port, self.token, crt.read_bytes())
         log.info("Kubernetes API on %s, kubeconfig %s", self.url, self.kubeconfig)
 
     async def stop(self) -> None:
@@ -66,12 +65,18 @@ class ApiServer:
             await self._runner.cleanup()
 
 
-def _known_token(file: Path) -> str:
+def known_token(file: Path) -> str:
     """The token of the server before: clients that know it go on after a restart."""
     try:
         return str(json.loads(file.read_text())["users"][0]["user"]["token"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""
+
+
+def write_kubeconfig(file: Path, port: int, token: str, authority: bytes) -> None:
+    """0600; the same content as long as port, token and certificate stay."""
+    login = kubeconfig(f"https://127.0.0.1:{port}", token, authority)
+    files.write_atomic(file, json.dumps(login, indent=2).encode(), mode=0o600)
 
 
 def kubeconfig(url: str, token: str, authority: bytes) -> dict[str, object]:

@@ -16,6 +16,7 @@ from .actions import Object, Problem
 from .budgets import Budget, amount_problem, resolve
 from .hashing import template_hash
 from .names import LABEL_LIMIT, SERVICE_NAME_LIMIT
+from .shapes import role_set_shape, service_shape
 
 ROLLING, IN_PLACE = "RollingUpdate", "InPlaceUpdate"
 SEQUENTIAL, PARALLEL, INTERLEAVE = "Sequential", "Parallel", "Interleave"
@@ -61,6 +62,8 @@ class ServiceSpec(msgspec.Struct, frozen=True):
 def read_service(service: Object) -> ServiceSpec:
     """The specification of a StormService object, or the reasons why it cannot be obeyed."""
     spec = service.get("spec") or {}
+    if misfits := service_shape(spec):
+        return ServiceSpec(Budget(0, 0, 0), {}, RoleSetSpec(), problems=tuple(misfits))
     template = spec.get("template") or {}
     problems = _name_problems(str(service["metadata"]["name"]))
     replicas = _count(spec, "replicas", "spec.replicas", 1, problems)
@@ -87,7 +90,9 @@ def read_role_set(spec: Any) -> RoleSetSpec:
 @lru_cache(maxsize=512)
 def _read_role_set(encoded: bytes) -> RoleSetSpec:
     spec = msgspec.json.decode(encoded) or {}
-    problems: list[Problem] = []
+    problems = role_set_shape(spec)
+    if problems:
+        return RoleSetSpec(problems=tuple(problems))
     strategy = spec.get("updateStrategy") or SEQUENTIAL
     if strategy not in (SEQUENTIAL, PARALLEL, INTERLEAVE):
         problems.append(Problem("spec.updateStrategy", f"{strategy!r} is unknown; use {SEQUENTIAL}, {PARALLEL} or {INTERLEAVE}."))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend.storm import names, plan
+from backend.storm import names, plan, plan_role_set
 from backend.storm.budgets import Budget, resolve
 from backend.storm.model import read_service
 from tests.fakes.storm import START, StormWorld, role, storm_service
@@ -74,6 +77,10 @@ REFUSED = {
         f"{ROLE_1}.template.spec.containers[0].name",
     ),
     "order 0": (_with_role(upgradeOrder=0), f"{ROLE_1}.upgradeOrder"),
+    "replicas as text": (_with_role(replicas="2"), f"{ROLE_1}.replicas"),
+    "roles as a map": (_service(template={"metadata": {"labels": {"app": "svc"}}, "spec": {"roles": {}}}), "spec.template.spec.roles"),
+    "label as a number": (_with_role(template={"metadata": {"labels": {"a": 1}}}), f"{ROLE_1}.template.metadata.labels[...]"),
+    "strategy as text": (_service(updateStrategy="RollingUpdate"), "spec.updateStrategy"),
     "groups of pods": (_with_role(podGroupSize=2), f"{ROLE_1}.podGroupSize"),
     "name of 57 letters": (_named("a" * 57), "metadata.name"),
     "name with a dot": (_named("a.b"), "metadata.name"),
@@ -138,3 +145,39 @@ def test_fields_without_effect_are_told_and_in_nobodys_way() -> None:
 def test_an_empty_tolerance_is_no_field() -> None:
     """The API server of others writes `disruptionTolerance: {}` into every role."""
     assert plan(_with_role(disruptionTolerance={}), [], [], [], START).warnings == ()
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.sampled_from(["", "x", "25%", "A B"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "name", "spec"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place inside a JSON value."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(inner for key, child in children for inner in _paths(child, (*path, key)))]
+
+
+@given(st.data(), junk)
+def test_whatever_stands_in_a_field_is_planned_or_refused_and_never_breaks(data: st.DataObject, value: Any) -> None:
+    service = _with_role(updateStrategy={"maxSurge": 1, "maxUnavailable": "10%"}, upgradeOrder=1, stateful=True, podGroupSize=1)
+    service["spec"]["updateStrategy"] |= {"maxSurge": "10%"}
+    service["spec"]["selector"]["matchExpressions"] = [{"key": "app", "operator": "Exists"}]
+    place = data.draw(st.sampled_from([path for path in _paths(service["spec"]) if path]))
+    into: Any = service["spec"]
+    for key in place[:-1]:
+        into = into[key]
+    into[place[-1]] = value
+    result = plan(json.loads(json.dumps(service)), [], [], [], START)
+    assert bool(result.problems) != bool(result.actions)
+    if result.actions and read_service(service).budget.wanted:
+        StormWorld(json.loads(json.dumps(service))).run()
+
+
+def test_a_role_set_made_by_hand_is_kept_too() -> None:
+    role_set = {"metadata": {"name": "own", "namespace": "n", "uid": "u"}, "spec": {"roles": [role("decode", 2)]}}
+    result = plan_role_set(role_set, [], START)
+    assert [action.resource for action in result.actions] == [names.ROLE_SETS, names.PODS, names.PODS]
+    assert "subdomain" not in result.actions[1].object["spec"]  # type: ignore[union-attr]

@@ -151,11 +151,14 @@ def _template_problems(template: dict[str, Any], path: str) -> list[Problem]:
     containers = (template.get("spec") or {}).get("containers") or []
     if not containers:
         return [Problem(f"{path}.spec.containers", "at least one container is needed.")]
-    return [
-        Problem(f"{path}.spec.containers[{position}].name", f"{container.get('name')!r} must be lower-case letters, digits and '-'.")
-        for position, container in enumerate(containers)
-        if not _LABEL_NAME.fullmatch(str(container.get("name") or ""))
-    ]
+    problems = []
+    for position, container in enumerate(containers):
+        if not _LABEL_NAME.fullmatch(container.get("name") or ""):
+            message = f"{container.get('name')!r} must be lower-case letters, digits and '-'."
+            problems.append(Problem(f"{path}.spec.containers[{position}].name", message))
+        if not container.get("image"):
+            problems.append(Problem(f"{path}.spec.containers[{position}].image", "an image is needed."))
+    return problems
 
 
 def _amount_problems(strategy: dict[str, Any], path: str) -> list[Problem]:

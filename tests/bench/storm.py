@@ -14,7 +14,7 @@ import msgspec
 from backend.storm import names, plan
 from tests.fakes.storm import START, StormWorld, role, storm_service
 
-ROLE_SETS = (10, 100)
+ROLE_SETS = (10, 100, 1000)
 TARGET_MS = {100: 10.0}
 ROUNDS = 30
 

@@ -76,6 +76,10 @@ REFUSED = {
         _with_role(template={"spec": {"containers": [{"name": "A_b", "image": "i"}]}}),
         f"{ROLE_1}.template.spec.containers[0].name",
     ),
+    "container without an image": (
+        _with_role(template={"spec": {"containers": [{"name": "engine"}]}}),
+        f"{ROLE_1}.template.spec.containers[0].image",
+    ),
     "order 0": (_with_role(upgradeOrder=0), f"{ROLE_1}.upgradeOrder"),
     "replicas as text": (_with_role(replicas="2"), f"{ROLE_1}.replicas"),
     "roles as a map": (_service(template={"metadata": {"labels": {"app": "svc"}}, "spec": {"roles": {}}}), "spec.template.spec.roles"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from backend.api.fleet import HASHES_ANNOTATION
 
 from . import names
 from .actions import Object
@@ -68,8 +70,10 @@ def _role_set_metadata(service: Object, revision: Revision, roles: Mapping[str, 
     return labels, annotations
 
 
-def pod(owner: Object, role: RoleSpec, slot: int | None) -> dict[str, Any]:
-    """A pod of `role` for the RoleSet `owner`; with a slot it has a name, and with the name an address."""
+def pod(owner: Object, role: RoleSpec, slot: int | None, roles: Sequence[RoleSpec] = ()) -> dict[str, Any]:
+    """A pod of `role` for the RoleSet `owner`; with a slot it has a name, and with the name an address. `roles` are all of the
+    RoleSet: routers pair pods by what each role runs in one revision, since a role that a revision leaves as it was belongs to both.
+    """
     meta, template = owner["metadata"], role.template
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     service, index = labels.get(names.SERVICE_LABEL, ""), annotations.get(names.INDEX_ANNOTATION, "")
@@ -81,6 +85,8 @@ def pod(owner: Object, role: RoleSpec, slot: int | None) -> dict[str, Any]:
     }
     if index:
         metadata["annotations"][names.INDEX_ANNOTATION] = index
+    if roles:
+        metadata["annotations"][HASHES_ANNOTATION] = ",".join(sorted(f"{each.name}={each.template_hash}" for each in roles))
     spec = dict(template["spec"])
     if slot is None:
         metadata["generateName"] = names.pod_prefix(meta["name"], role.name)

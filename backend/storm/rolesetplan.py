@@ -47,7 +47,8 @@ def _actions(group: Group, state: RoleState, moves: Moves) -> list[Action]:
     """Creates before deletes: what comes is on its way before something goes."""
     role = state.spec
     creates: list[Action] = [
-        Create(names.PODS, render.pod(group.object, role, slot), f"{role.name}: {reason}") for slot, reason in moves.create
+        Create(names.PODS, render.pod(group.object, role, slot, group.spec.roles), f"{role.name}: {reason}")
+        for slot, reason in moves.create
     ]
     return creates + [delete_pod(pod, f"{role.name}: {reason}") for pod, reason in moves.delete]
 

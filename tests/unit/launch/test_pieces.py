@@ -23,6 +23,7 @@ from backend.launch.child import Child, base_environment
 from backend.launch.layout import Layout
 from backend.launch.options import UpOptions
 from backend.launch.parts import Part, Secrets
+from backend.localkube import fleet_file
 from backend.simulate import traces
 from tests.fakes import ports
 
@@ -44,6 +45,7 @@ def parts_of(state: Path, **options: object) -> dict[str, Part]:
         subnet="127.73.112",
         pod_port=8000,
         valkey_server=Path("/bin/true"),
+        fleet_file=None,
     )
     return {part.name: part for part in found}
 
@@ -155,8 +157,18 @@ def test_a_state_folder_that_is_a_file_is_refused(tmp_path):
 
 def test_an_engine_nobody_knows_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "f.yaml").write_text("pods: [{name: a, model: m, engine: tgi}]")
-    with pytest.raises(ConfigError, match=r"f.yaml.*engine of a.*'tgi'[\s\S]*Known engines: vllm"):
-        preflight.fleet(UpOptions(fleet=tmp_path / "f.yaml"))
+    with pytest.raises(ConfigError, match=r"f.yaml.*engine of a.*'tgi'[\s\S]*Known engines: sglang, vllm"):
+        preflight.fleet(UpOptions(fleet=tmp_path / "f.yaml"), Layout(tmp_path, 18800))
+
+
+def test_a_fleet_of_kubernetes_objects_is_told_from_a_list_of_pods(tmp_path):
+    found = preflight.fleet(UpOptions(fleet=fleet_file.SAMPLE.parent / "fleet-storm.yaml"), Layout(tmp_path, 18800))
+    assert [document["metadata"]["name"] for document in found.objects] == ["qwen-pairs", "llama-pool", "mistral"]
+    assert found.pods == 6
+    assert fleet_file.read(found.file) == []
+    (tmp_path / "f.yaml").write_text("kind: StormService\nmetadata: {name: a}")
+    with pytest.raises(ConfigError, match=r"f.yaml.*document 1: apiVersion: is required"):
+        preflight.fleet(UpOptions(fleet=tmp_path / "f.yaml"), Layout(tmp_path, 18800))
 
 
 def test_the_token_is_made_once_and_for_our_eyes_only(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.fleet.pods import pod_of
 from backend.storm import names, render
 from backend.storm.hashing import ALPHABET, canonical, encode_number, fnv1a_32, template_hash
 from backend.storm.merge import merge, merge_diff
@@ -130,3 +131,14 @@ def test_fields_that_nobody_knows_reach_role_sets_and_pods() -> None:
     assert role_set["spec"]["roles"][0]["futureField"] == {"a": [1]}
     role_set["metadata"] |= {"name": "rs", "uid": "u"}
     assert render.pod(role_set, read_role_set(role_set["spec"]).roles[0], None)["spec"]["futureGate"] is True
+
+
+def test_a_pod_says_what_every_role_of_its_revision_runs() -> None:
+    group = read_role_set({"roles": [role("prefill"), role("decode")]})
+    pod = render.pod({"metadata": {"name": "rs", "namespace": "n", "uid": "u"}}, group.roles[0], None, group.roles)
+    seen = pod_of(
+        {**pod, "metadata": {**pod["metadata"], "name": "a", "labels": {**pod["metadata"]["labels"], "model.aibrix.ai/name": "m"}}}
+    )
+    assert seen is not None
+    assert seen.template_hashes == {each.name: each.template_hash for each in group.roles}
+    assert seen.template_hash == group.roles[0].template_hash

@@ -114,7 +114,11 @@ MANIFESTS = [
     ("words", edited("spec.replicas", "two"), "spec.replicas"),
     ("same_name", edited(f"{ROLE_0}.name", "decode"), "spec.template.spec.roles[1].name"),
     ("budget", edited(f"{ROLE_0}.updateStrategy.maxSurge", "25"), "spec.template.spec.roles[0].updateStrategy.maxSurge"),
-    ("no_image", edited(f"{ROLE_0}.template.spec.containers.0.image", None), f"{ROLES}[prefill].template.spec.containers[engine].image"),
+    (
+        "no_image",
+        edited(f"{ROLE_0}.template.spec.containers.0.image", None),
+        "spec.template.spec.roles[0].template.spec.containers[0].image",
+    ),
 ]
 
 

@@ -42,7 +42,8 @@ class PairExchange(Exchange):
     """`chosen` is the decode pod; the prefix hit, promised and told, is the prefill pod's."""
 
     __slots__ = (
-        "_adapter", "_answered", "_decode_body", "_over", "_pairing", "_peer", "leg", "pair", "prefill_attempts", "prefill_error",
+        "_adapter", "_answered", "_decode_body", "_leg_id", "_over", "_pairing", "_peer", "leg", "pair", "prefill_attempts",
+        "prefill_error",
     )  # fmt: skip
 
     _adapter: EngineAdapter
@@ -56,6 +57,8 @@ class PairExchange(Exchange):
         self._policy = policies.PAIR
         self._pairing = pairing
         self._decode_body = b""
+        self._leg_id = self.id
+        """Both legs carry it. Another one for each try: a prefill pod may still keep the blocks of the one before under its name."""
         self._answered = False
         """The prefill pod has handed over what no decode pod has been given yet."""
         self._over: asyncio.Event | None = None
@@ -88,6 +91,8 @@ class PairExchange(Exchange):
 
     def _decide(self, problem: str) -> None:
         self._index_problem = problem
+        if self.leg is not None:
+            self._leg_id = b"%b-%d" % (self.id, len(self.attempts) + len(self.prefill_attempts) + self._fresh_tried)
         leg = PrefillLeg(self._gateway, self._choose(self._preferred()), self._prefill_ended)
         self.leg = leg
         self._answered = False
@@ -157,7 +162,7 @@ class PairExchange(Exchange):
     def _head_lines(self, payload: bytes, last: tuple[bytes, ...]) -> tuple[bytes, ...]:
         head = self.head
         first = b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\nx-request-id: " % (head.target, head.forward, len(payload))
-        return (first, self.id, self._policy.after_id, *last)
+        return (first, self._leg_id, self._policy.after_id, *last)
 
     def _prefill_ended(self, leg: PrefillLeg) -> None:
         self._guarded(self._after_prefill, leg)

@@ -124,7 +124,8 @@ async def test_a_decode_pod_that_fails_before_its_first_byte_is_replaced_with_bo
         failed = [record for record in fleet.gateway.records if record.attempts]
         assert failed
         assert all((record.attempts, record.outcome) == (["d1"], "ok") for record in failed)
-        assert len(fleet["p1"].answered) == 8 + len(failed)
+        names = [seen.headers["x-request-id"] for seen in fleet["p1"].answered]
+        assert len(names) == len(set(names)) == 8 + len(failed), "blocks of two tries have two names"
 
 
 async def test_a_decode_pod_that_was_never_reached_is_replaced_without_a_second_prefill(tmp_path: Path) -> None:

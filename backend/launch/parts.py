@@ -30,6 +30,9 @@ from backend.launch.options import UpOptions
 DRAIN_S = 2.0
 """Seconds that a stopping gateway worker of a laptop's stack waits for its answers: the whole stop must stay below ten."""
 
+STALL_S, TROUBLE_S = 60.0, 15.0
+"""Simulated engines start in a second: an upgrade on a laptop has failed sooner than one that loads real weights."""
+
 ReadyBy = Literal["http", "redis", "running"]
 
 
@@ -101,7 +104,7 @@ def all_parts(
         fleet=fleet,
         history=HistorySettings(folder=layout.state / "history"),
         records=records,
-        actions=ActionSettings(kubeconfig=layout.kubeconfig, reconcile=True),
+        actions=ActionSettings(kubeconfig=layout.kubeconfig, reconcile=True, stall_s=STALL_S, trouble_s=TROUBLE_S),
         state=layout.state,
         kvindex_url=layout.url("kvindex"),
         gateway_url=layout.url("gateway"),

@@ -167,7 +167,7 @@ def test_a_fleet_of_kubernetes_objects_is_told_from_a_list_of_pods(tmp_path):
     assert found.pods == 6
     assert fleet_file.read(found.file) == []
     (tmp_path / "f.yaml").write_text("kind: StormService\nmetadata: {name: a}")
-    with pytest.raises(ConfigError, match=r"f.yaml.*document 1: apiVersion: is required"):
+    with pytest.raises(ConfigError, match=r"f.yaml `document 1: apiVersion`: is required"):
         preflight.fleet(UpOptions(fleet=tmp_path / "f.yaml"), Layout(tmp_path, 18800))
 
 

@@ -11,6 +11,7 @@ from backend.api.endpoints import Endpoints
 from backend.api.fleet import Pod
 from backend.core import processes
 from backend.core.settings import PORT_BASE
+from backend.fleet.source import POD_LABEL
 from backend.launch import lock
 from backend.launch.layout import Layout
 from backend.launch.model import ProcessStatus, StackStatus
@@ -83,7 +84,7 @@ def _pods(layout: Layout) -> list[ProcessStatus]:
         return []
     return [
         ProcessStatus(
-            name=pod.name,
+            name=_shown(pod),
             kind="pod",
             pid=pod.pid,
             state=pod.state,
@@ -95,3 +96,9 @@ def _pods(layout: Layout) -> list[ProcessStatus]:
         )
         for pod in pods
     ]
+
+
+def _shown(pod: Pod) -> str:
+    """The name that people know: of a program that runs for a Pod object, the object's."""
+    key = pod.labels.get(POD_LABEL, "")  # namespace_name_uid, and none of them has an underscore
+    return key.split("_")[1] if key.count("_") == 2 else pod.name

@@ -55,6 +55,18 @@ def _fleet(view: View) -> Iterator[Finding]:
         )
 
 
+def _cluster(view: View) -> Iterator[Finding]:
+    for resource, why in view.not_reconciled.items():
+        yield _finding(
+            f"not-reconciled:{resource}",
+            "error",
+            f"Changes of {resource} are not seen",
+            resource,
+            cause=f"The cluster's API cannot be followed: {why}",
+            fix="Rollouts stand still until it can; pods go on serving. Check the API server, the CRDs and control's rights.",
+        )
+
+
 def _pods(view: View) -> Iterator[Finding]:
     for seen in view.pods:
         pod = seen.pod
@@ -324,6 +336,7 @@ def _reports(view: View) -> Iterator[Finding]:
 
 _RULES: tuple[Callable[[View], Iterator[Finding]], ...] = (
     _fleet,
+    _cluster,
     _pods,
     _loads,
     _sources,

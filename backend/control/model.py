@@ -51,4 +51,6 @@ class View:
     redis_configured: bool = True
     history: HistoryTrouble = field(default_factory=HistoryTrouble)
     reports: ReportsView = ReportsView()
+    not_reconciled: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of objects that the controllers here cannot follow, and why."""
     grown: Mapping[str, float] = field(default_factory=dict)

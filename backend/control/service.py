@@ -142,6 +142,7 @@ class Control:
             redis_configured=bool(self.settings.records.redis_url),
             history=self.history.trouble,
             reports=self.reports.view,
+            not_reconciled=self.reconciling.problems,
             grown=self._growth.update(self._counters(), now),
         )
 

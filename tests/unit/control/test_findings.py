@@ -34,6 +34,7 @@ CASES = [
     # id, view, finding's id, severity, words of the cause
     ("unreadable_fleet_file", view(fleet_problem="pods.json:3: bad"), "fleet-file", "error", "pods.json:3"),
     ("no_pods", view(pods=[], sources=[]), "fleet-empty", "warning", "empty"),
+    ("a_cluster_that_is_away", view(not_reconciled={"pods": "refused"}), "not-reconciled:pods", "error", "refused"),
     (
         "pod_backing_off",
         view(pods=[pod(state="backoff", ready=False, reason="code 3")]),

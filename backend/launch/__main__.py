@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `up`, for whoever builds a command line."""
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="folder for state, logs and history (default: %(default)s)")
     parser.add_argument("--port-base", type=int, default=PORT_BASE, help="first port; the others follow (default: %(default)s)")
-    parser.add_argument("--fleet", type=Path, help="fleet file (YAML); default: four simulated engines")
+    parser.add_argument("--fleet", type=Path, help="fleet file (YAML); default: three StormServices of simulated engines, eight pods")
     parser.add_argument("--workers", type=int, default=2, help="gateway worker processes (default: %(default)s)")
     parser.add_argument("--no-dashboard", action="store_true", help="leave the dashboard out")
     parser.add_argument("--no-traffic", action="store_true", help="leave the demo's gentle replay out")

@@ -12,7 +12,10 @@ from backend.core.errors import ConfigError
 from backend.kube.apply import ensure, read_documents
 from backend.kube.client import KubeClient
 
-CRDS = Path(__file__).parent.parent / "manifests" / "crds"
+_FOLDER = Path(__file__).parent.parent / "manifests"
+CRDS = _FOLDER / "crds"
+SAMPLE = _FOLDER / "fleet-storm.yaml"
+"""What `workbench up` starts when nobody names a file."""
 
 Document = dict[str, Any]
 

@@ -15,7 +15,7 @@ DEFAULT_STATE = Path(".workbench")
 
 @dataclass(frozen=True)
 class UpOptions:
-    """Options of `workbench up`; `fleet=None` starts the sample fleet of four simulated engines."""
+    """Options of `workbench up`; `fleet=None` starts the sample fleet: three StormServices, eight simulated engines."""
 
     state: Path = DEFAULT_STATE
     port_base: int = PORT_BASE

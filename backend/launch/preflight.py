@@ -44,7 +44,7 @@ class Fleet:
 
 def fleet(options: UpOptions, layout: Layout) -> Fleet:
     """What will be started. Raises ConfigError with file, line and field."""
-    file = options.fleet.resolve() if options.fleet else fleet_file.SAMPLE
+    file = options.fleet.resolve() if options.fleet else manifests.SAMPLE
     if not manifests.holds_objects(file):
         return Fleet(file, (), len(_pods(file)))
     objects = manifests.read(file)

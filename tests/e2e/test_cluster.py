@@ -22,7 +22,7 @@ from workbench.errors import OperationFailed, WorkbenchError
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 FLEET = SAMPLE.parent / "fleet-storm.yaml"
-MODELS = {"qwen-pairs": "qwen3-8b", "llama-pool": "llama-8b", "mistral": "mistral-7b"}
+MODELS = {"mistral-pairs": "mistral-7b", "llama-pool": "llama-8b", "qwen": "qwen3-8b"}
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +78,21 @@ class Load:
 
 def test_each_service_stands_and_its_model_answers(up: RunningStack, wb: workbench.Workbench) -> None:
     print(f"ready after {up.ready_after_s:.1f} s")
-    assert sorted(wb.services.df()["service"].to_list()) == ["default/llama-pool", "default/mistral", "default/qwen-pairs"]
+    assert sorted(wb.services.df()["service"].to_list()) == ["default/llama-pool", "default/mistral-pairs", "default/qwen"]
     for model in MODELS.values():
         answer = httpx.post(
             f"{up.endpoints.gateway}/v1/completions", json={"model": model, "prompt": [1, 2, 3], "max_tokens": 2}, timeout=30
         )
         assert answer.status_code == 200, answer.text
-        assert ("prefill-target-pod" in answer.headers) == (model != "mistral-7b")
+        assert ("prefill-target-pod" in answer.headers) == (model != "qwen3-8b")
 
 
 @pytest.mark.parametrize(
     ("service", "image"),
     [
-        pytest.param("qwen-pairs", "vllm/vllm-openai:v0.31.0", id="pairs of vLLM, RoleSet by RoleSet"),
+        pytest.param("mistral-pairs", "vllm/vllm-openai:v0.31.0", id="pairs of vLLM, RoleSet by RoleSet"),
         pytest.param("llama-pool", "lmsysorg/sglang:v0.5.20", id="pools of SGLang, in place"),
-        pytest.param("mistral", "vllm/vllm-openai:v0.31.0", id="a plain pool, in place"),
+        pytest.param("qwen", "vllm/vllm-openai:v0.31.0", id="a plain pool, in place"),
     ],
 )
 def test_an_upgrade_under_load_fails_no_request(up: RunningStack, wb: workbench.Workbench, service: str, image: str) -> None:
@@ -110,11 +110,11 @@ def test_an_upgrade_under_load_fails_no_request(up: RunningStack, wb: workbench.
 
 
 def test_an_image_that_nobody_has_stops_the_rollout_says_why_and_is_taken_back(up: RunningStack, wb: workbench.Workbench) -> None:
-    with Load(up.endpoints.gateway, "mistral-7b").running() as load:
-        operation = wb.service("mistral").plan_upgrade("example.com/unknown:v1").apply(confirm="mistral")
+    with Load(up.endpoints.gateway, "qwen3-8b").running() as load:
+        operation = wb.service("qwen").plan_upgrade("example.com/unknown:v1").apply(confirm="qwen")
         with pytest.raises(OperationFailed, match=r"ImagePullBackOff|ErrImagePull"):
             operation.wait(progress=False, timeout=90)
-        operation.abort(confirm="mistral").wait(progress=False, timeout=60)
+        operation.abort(confirm="qwen").wait(progress=False, timeout=60)
     assert set(load.answers) == {"whole"}, load.answers
 
 
@@ -122,7 +122,7 @@ def test_an_image_that_nobody_has_stops_the_rollout_says_why_and_is_taken_back(u
 def test_an_upgrade_goes_on_after_a_part_was_killed_in_the_middle(up: RunningStack, wb: workbench.Workbench, part: str) -> None:
     image = {"control": "vllm/vllm-openai:v0.30.0", "runtime": "vllm/vllm-openai:v0.32.0"}[part]
     others = {pod.name: pod.pid for pod in up.pods() if "llama" in pod.name}
-    operation = wb.service("mistral").plan_upgrade(image).apply(confirm="mistral")
+    operation = wb.service("qwen").plan_upgrade(image).apply(confirm="qwen")
     os.kill(up.pid(part), signal.SIGKILL)
     began = time.monotonic()
     while True:

@@ -163,8 +163,8 @@ def test_an_engine_nobody_knows_is_refused_before_anything_starts(tmp_path):
 
 def test_a_fleet_of_kubernetes_objects_is_told_from_a_list_of_pods(tmp_path):
     found = preflight.fleet(UpOptions(fleet=fleet_file.SAMPLE.parent / "fleet-storm.yaml"), Layout(tmp_path, 18800))
-    assert [document["metadata"]["name"] for document in found.objects] == ["qwen-pairs", "llama-pool", "mistral"]
-    assert found.pods == 6
+    assert [document["metadata"]["name"] for document in found.objects] == ["mistral-pairs", "llama-pool", "qwen"]
+    assert found.pods == 8
     assert fleet_file.read(found.file) == []
     (tmp_path / "f.yaml").write_text("kind: StormService\nmetadata: {name: a}")
     with pytest.raises(ConfigError, match=r"f.yaml `document 1: apiVersion`: is required"):

@@ -1,6 +1,10 @@
 """In which order the roles of a RoleSet are upgraded: one after another, all at once, or step by step in turn.
 
 Every pass first scales each role; a role that needed it is rolled in a later pass, since its counts have just changed.
+
+Routers pair pods of one revision only. So a role keeps its last ready pod of the older version until every other role that is changing has
+a ready pod of the newer: the older pair serves until there is a newer one. That needs a surge; a role that must give up its only pod before
+the next one may come cannot wait for another.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ def moves_of_roles(states: list[RoleState], strategy: str, role_set: str, *, pau
     """What each role needs now. While `paused` pods are repaired and scaled, none is replaced for its version."""
     scaled = [(state, _scale(state, role_set)) for state in states]
     if paused:
-        return scaled
+        return _keeping_pairs(states, scaled)
     steady = [state for state, moves in scaled if not moves]
     if strategy == PARALLEL:
         rolled = [(state, _rollout(state, role_set)) for state in steady]
@@ -24,7 +28,28 @@ def moves_of_roles(states: list[RoleState], strategy: str, role_set: str, *, pau
         rolled = _interleave(states, steady, role_set)
     else:
         rolled = _sequence(states, steady, role_set)
-    return scaled + rolled
+    return _keeping_pairs(states, scaled + rolled)
+
+
+def _keeping_pairs(states: list[RoleState], moves: list[tuple[RoleState, Moves]]) -> list[tuple[RoleState, Moves]]:
+    """`moves` without the deletions that would leave no pair of one version."""
+    for state, wanted in moves:
+        if state.updated_ready < state.budget.wanted or _awaited(states, state) is None:
+            continue
+        going = [pod for pod, _ in wanted.delete if pod.ready and not state.is_updated(pod)]
+        if going and len(going) >= state.ready - state.updated_ready:
+            kept = going[0]
+            wanted.delete = [(pod, reason) for pod, reason in wanted.delete if pod is not kept]
+    return moves
+
+
+def _awaited(states: list[RoleState], state: RoleState) -> RoleState | None:
+    """Another role whose first ready pod of the newer version is on its way, or may come without anything going before."""
+    for other in states:
+        changing = other is not state and other.outdated > 0 and other.updated_ready == 0
+        if changing and (other.updated > 0 or other.budget.surge > 0):
+            return other
+    return None
 
 
 def _sequence(states: list[RoleState], steady: list[RoleState], role_set: str) -> list[tuple[RoleState, Moves]]:
@@ -33,9 +58,15 @@ def _sequence(states: list[RoleState], steady: list[RoleState], role_set: str) -
     for state in sorted(states, key=lambda state: state.spec.upgrade_order or LAST):
         if state in steady:
             rolled.append((state, _rollout(state, role_set)))
-        if not state.complete:
+        if not (state.complete or _only_kept(states, state)):
             break
     return rolled
+
+
+def _only_kept(states: list[RoleState], state: RoleState) -> bool:
+    """Nothing is missing here; what is left over is kept for another role (see `_keeping_pairs`)."""
+    awaited = _awaited(states, state)
+    return awaited is not None and not state.inactive and state.updated_ready >= state.budget.wanted and state.outdated <= 1
 
 
 def _interleave(states: list[RoleState], steady: list[RoleState], role_set: str) -> list[tuple[RoleState, Moves]]:

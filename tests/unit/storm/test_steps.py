@@ -134,6 +134,26 @@ def test_pooled_mode_replaces_pods_in_these_passes(specs: list[RoleSpec], strate
     assert _play(specs, strategy) == passes
 
 
+P1, D1 = (_role(name, 1, surge=1, unavailable=0) for name in ("prefill", "decode"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "passes"),
+    [("Sequential", ["+p", "+d", "-p -d"]), ("Parallel", ["+p +d", "-p -d"]), ("Interleave", ["+p +d", "-p -d"])],
+)
+def test_a_pair_of_the_older_version_stays_until_there_is_one_of_the_newer(strategy: str, passes: list[str]) -> None:
+    assert _play([P1, D1], strategy) == passes
+
+
+def test_the_last_older_pod_waits_for_the_other_roles_new_one_to_be_ready() -> None:
+    new = _pod(P1, "p-new", new=True)
+    pods = [_pod(P1, "p-old", new=False), new, _pod(D1, "d-old", new=False), _pod(D1, "d-new", new=True, ready=False)]
+    states, _ = count_roles([P1, D1], pods)
+    assert all(not moves for _, moves in moves_of_roles(states, "Parallel", "rs"))
+    states, _ = count_roles([P1, D1], [*pods[:3], _pod(D1, "d-new", new=True)])
+    assert [pod.name for _, moves in moves_of_roles(states, "Parallel", "rs") for pod, _ in moves.delete] == ["p-old", "d-old"]
+
+
 @pytest.mark.parametrize(
     ("surge", "unavailable", "old_ready", "old_broken", "new_ready", "expected"),
     [

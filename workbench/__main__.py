@@ -113,6 +113,7 @@ def _replay(commands: Commands) -> None:
     replay.add_argument("--url", default="", help="gateway's address (default: the running stack's)")
     replay.add_argument("--token", default="", help="bearer token of the gateway")
     replay.add_argument("--max-in-flight", type=_positive, default=1024, metavar="N", help="requests under way at most (default 1024)")
+    replay.add_argument("--prompt-tokens", type=_natural, default=0, metavar="N", help="cap on the prompts' tokens (default: the trace's)")
     replay.add_argument("--output-tokens", type=_natural, default=0, metavar="N", help="cap on tokens asked for (default: the trace's)")
     replay.add_argument("--quiet", action="store_true", help="no progress")
     _json(replay)

@@ -11,7 +11,7 @@ from backend.api.actions import ServiceView, Source
 from workbench import _loop, _show, results
 from workbench.planned import OperationShown, PlanShown
 from workbench.progress import progress as make_progress
-from workbench.services import AsyncOperation, AsyncPlan, AsyncServices
+from workbench.services import AsyncOperation, AsyncPlan, AsyncServices, models_of
 
 if TYPE_CHECKING:
     import polars
@@ -75,6 +75,15 @@ class Service(_show.Shown):
         self._core, self._loop = core, loop
         self.last: ServiceView = loop.run(core.view(name))
         self.name = f"{self.last.namespace}/{self.last.name}"
+
+    @property
+    def models(self) -> list[str]:
+        """Models that its pods serve, by the labels of its roles.
+
+        >>> stack.workbench.service("qwen").models
+        ['qwen3-8b']
+        """
+        return models_of(self.last.manifest)
 
     def refresh(self) -> Service:
         self.last = self._loop.run(self._core.view(self.name))

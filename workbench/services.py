@@ -37,6 +37,8 @@ POLL_S = 0.5
 """Seconds between two looks at an operation."""
 PATIENCE_S = 60.0
 """Seconds that a control may be away while an operation is waited for: it goes on by itself."""
+MODEL_LABEL = "model.aibrix.ai/name"
+"""Label of a pod with the model that it serves."""
 _VERB_PATHS: Mapping[Verb, str] = {
     "abort": routes.OPERATION_ABORT,
     "pause": routes.OPERATION_PAUSE,
@@ -208,6 +210,24 @@ def split(name: str) -> tuple[str, str]:
     """
     namespace, slash, short = name.partition("/")
     return (namespace or "default", short) if slash else ("default", name)
+
+
+def models_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Models that a StormService's pods serve, each once, in the order of its roles.
+
+    >>> models_of({"spec": {"template": {"spec": {"roles": [{"template": {"metadata": {"labels": {MODEL_LABEL: "qwen3-8b"}}}}]}}}})
+    ['qwen3-8b']
+    """
+    roles = _inside(manifest, "spec", "template", "spec").get("roles") or []
+    named = [_inside(role, "template", "metadata", "labels").get(MODEL_LABEL) for role in roles]
+    return list(dict.fromkeys(str(model) for model in named if model))
+
+
+def _inside(manifest: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """The object at `path`; empty where a part is absent or null."""
+    for name in path:
+        manifest = manifest.get(name) or {}
+    return manifest
 
 
 def segment(text: str) -> str:

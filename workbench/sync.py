@@ -17,6 +17,7 @@ from workbench.reports.sync import Reports
 if TYPE_CHECKING:
     import polars
 
+    from workbench.background import RunningReplay
     from workbench.traffic import Replay
 
 T = TypeVar("T")
@@ -138,6 +139,7 @@ class Workbench(_show.Shown):
         self.router = Router(core.router, loop)
         self.reports = Reports(core.reports, loop)
         self.services = Services(core.services, loop)
+        self._replays: list[RunningReplay] = []
 
     @classmethod
     def connect(cls, target: str | Path | Endpoints | None = None, token: str | None = None) -> Workbench:
@@ -197,9 +199,24 @@ class Workbench(_show.Shown):
         progress = traffic.progress_of(trace, options.get("limit"), **part, enabled=enabled)
         return self._loop.run(self._core.replay(trace, progress=progress, **options))
 
+    def start_replay(self, trace: str | Path, **options: Any) -> RunningReplay:
+        """The same in the background, by default again and again until its `stop()`; options as `replay`.
+
+        >>> traffic = stack.workbench.start_replay("conversation-sample", speed=100, rate=50, output_tokens=1)
+        >>> traffic.stop().summary.errors
+        {}
+        """
+        from workbench.background import RunningReplay
+
+        started = RunningReplay(self._core, self._loop, trace, options)
+        self._replays.append(started)
+        return started
+
     def close(self) -> None:
-        """Leave the stack; one that `connect` started is ended. A second call does nothing."""
+        """Leave the stack; one that `connect` started is ended, and so are replays in the background. A second call does nothing."""
         atexit.unregister(self.close)
+        while self._replays:
+            self._replays.pop().cancel()
         self._loop.run(self._core.close())
 
     def __enter__(self) -> Workbench:

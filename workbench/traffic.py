@@ -101,17 +101,20 @@ async def replay(
     token: str = "",
     max_in_flight: int = 1024,
     output_tokens: int = 0,
+    prompt_tokens: int = 0,
     repeat: int = 1,
     progress: bool | Progress = True,
     check: bool = True,
     keep: bool = True,
     stop: asyncio.Event | None = None,
+    drain: asyncio.Event | None = None,
 ) -> Replay:
     """Send `trace` (a path, or the name of a packaged one) through the gateway and measure.
 
     speed: 10 sends ten trace seconds in one. rate: requests a second at most, 0 as the trace says. output_tokens: cap on the tokens
-    asked for, 0 for the trace's lengths. repeat: rounds, 0 for ever. keep: remember each result for `.df()`. check: read the decision
-    records afterwards and compare promised with reported prefix hits. stop: ends it early, with a summary of what was answered.
+    asked for, 0 for the trace's lengths. prompt_tokens: cap on the prompts' lengths, which keep their beginning; 0 likewise. repeat:
+    rounds, 0 for ever. keep: remember each result for `.df()`. check: read the decision records afterwards and compare promised with
+    reported prefix hits. stop: ends it early, with a summary of what was answered. drain: sends no more and waits for what is under way.
 
     >>> stack.workbench.replay("conversation-sample", limit=3, speed=100, progress=False).summary.ok
     3
@@ -133,7 +136,8 @@ async def replay(
     )
     with progress as bar:
         received = _Received(bar, keep=keep, check=check)
-        outcome = await door.replay(trace, options, limit=limit, offset=offset, repeat=repeat, on_result=received, stop=stop)
+        part: dict[str, Any] = {"limit": limit, "offset": offset, "repeat": repeat, "prompt_tokens": prompt_tokens}
+        outcome = await door.replay(trace, options, **part, on_result=received, stop=stop, drain=drain)
     prediction = await predictions(client, received.ids, outcome.started_at) if client is not None and received.ids else None
     return Replay(outcome.summary, prediction, received.results)
 

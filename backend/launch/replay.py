@@ -37,15 +37,21 @@ async def replay(
     limit: int | None = None,
     offset: int = 0,
     repeat: int = 1,
+    prompt_tokens: int = 0,
     on_result: OnResult = lambda result: None,
     stop: asyncio.Event | None = None,
+    drain: asyncio.Event | None = None,
 ) -> Outcome:
     """Send `trace` (a path or a packaged name) `repeat` times over, 0 meaning without end, and add up what became of it.
-    When `stop` is set, requests under way are given up and the summary tells of those that were answered.
+    When `stop` is set, requests under way are given up and the summary tells of those that were answered. When `drain` is set, the
+    request that is due next is the last one, and all are waited for.
 
-    An empty model means the only one that the gateway serves. Raises ConfigError for a broken trace, NotFound for an unknown one,
-    UsageError when the model has to be named, Unavailable when nobody answers.
+    `prompt_tokens` caps each prompt to its beginning, 0 for the trace's lengths. An empty model means the only one that the gateway
+    serves. Raises ConfigError for a broken trace, NotFound for an unknown one, UsageError when the model has to be named, Unavailable
+    when nobody answers.
     """
+    if prompt_tokens < 0:
+        raise UsageError(f"prompt_tokens is {prompt_tokens}, it must not be negative.")
     path = traces.find(trace)
     if not options.model:
         options = replace(options, model=await _only_model(options))
@@ -53,6 +59,10 @@ async def replay(
 
     def counted() -> Iterator[traces.TraceRequest]:
         for request in _requests(path, limit, offset, repeat):
+            if drain is not None and drain.is_set():
+                return
+            if prompt_tokens:
+                request = traces.shortened(request, prompt_tokens)
             collector.sent(request)
             yield request
 

@@ -134,6 +134,17 @@ def read_mooncake(path: Path, limit: int | None = None, *, offset: int = 0) -> I
                 yield request
 
 
+def shortened(request: TraceRequest, longest: int) -> TraceRequest:
+    """The beginning of `request`'s prompt, `longest` tokens at most; what it shares with others there stays shared.
+
+    >>> shortened(TraceRequest(0, 1500, 10, (1, 2, 3)), 600)
+    TraceRequest(timestamp=0, input_length=600, output_length=10, hash_ids=(1, 2))
+    """
+    if request.input_length <= longest:
+        return request
+    return msgspec.structs.replace(request, input_length=longest, hash_ids=request.hash_ids[: -(-longest // BLOCK_TOKENS)])
+
+
 def _open(path: Path) -> BinaryIO | gzip.GzipFile:
     try:
         return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

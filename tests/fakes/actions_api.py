@@ -156,7 +156,9 @@ class FakeActions:
 def _view() -> ServiceView:
     roles = [RoleView(name="prefill", images=["engine:1"], wanted=2, ready=2, updated=2)]
     roles.append(RoleView(name="decode", images=["engine:1"], wanted=2, ready=1, updated=1))
-    return ServiceView(namespace="default", name="qwen", mode="pooled", replicas=1, roles=roles, revision="qwen-abc")
+    labelled = [{"name": role.name, "template": {"metadata": {"labels": {"model.aibrix.ai/name": "qwen3-8b"}}}} for role in roles]
+    manifest = {"spec": {"template": {"spec": {"roles": labelled}}}}
+    return ServiceView(namespace="default", name="qwen", mode="pooled", replicas=1, roles=roles, revision="qwen-abc", manifest=manifest)
 
 
 def _json(value: object) -> web.Response:

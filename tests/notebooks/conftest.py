@@ -1,13 +1,22 @@
-"""One stack for the notebooks: real parts, two small engines, no dashboard and no traffic but the notebook's own."""
+"""The stacks of the notebooks: real parts, small engines, no dashboard and no traffic but the notebook's own."""
 
 from __future__ import annotations
 
 import pytest
 
+from backend.localkube.fleet_file import SAMPLE
 from tests.fakes.stack import own_stack
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     with own_stack(tmp_path_factory.mktemp("notebooks"), "--no-dashboard", "--no-traffic", pods=2, speed=20.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A stack whose fleet is made of StormServices."""
+    fleet = SAMPLE.parent / "fleet-storm.yaml"
+    with own_stack(tmp_path_factory.mktemp("cluster"), "--no-dashboard", "--no-traffic", fleet=fleet) as running:
         yield running

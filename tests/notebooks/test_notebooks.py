@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import papermill
@@ -49,3 +50,15 @@ def test_the_first_look_runs_against_a_running_stack(stack, tmp_path):
     for part in ("pods ready", "8 of 8", "KV blocks held", "← chosen", "Take vllm-", "within one block"):
         assert part in shown
     assert stack.process.poll() is None, "a notebook leaves a stack that it did not start"
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+def test_an_upgrade_under_load_and_its_way_back_fail_no_request(cluster, tmp_path):
+    done = tmp_path / "out.ipynb"
+    papermill.execute_notebook(NOTEBOOKS[1], done, parameters={"state": str(cluster.state)}, progress_bar=False, execution_timeout=180)
+    shown = json.dumps(json.loads(done.read_text()), ensure_ascii=False)
+    for part in ("default/mistral", "set-image", "Risk medium", "Every pod is as wanted.", "0.31.0", "no errors", "only a demonstration"):
+        assert part in shown
+    assert re.search(r"\b0 of [1-9]\d* requests failed", shown)
+    assert {pod.image for pod in cluster.pods() if pod.model == "mistral-7b"} == {"vllm/vllm-openai:v0.32.0"}, "it was undone"

@@ -52,5 +52,18 @@ def _client(arguments: argparse.Namespace) -> AsyncWorkbench | None:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("limit", "offset", "speed", "rate", "policy", "model", "url", "token", "max_in_flight", "output_tokens", "repeat")
+    names = (
+        "limit",
+        "offset",
+        "speed",
+        "rate",
+        "policy",
+        "model",
+        "url",
+        "token",
+        "max_in_flight",
+        "prompt_tokens",
+        "output_tokens",
+        "repeat",
+    )
     return {name: getattr(arguments, name) for name in names}

@@ -113,6 +113,13 @@ def test_encoded_prompts_are_the_prompts_tokens(request, kept):
         assert all(256 <= token < 1024 for token in tokens)
 
 
+@given(request=requests, longest=st.integers(1, 4096))
+def test_a_shortened_prompt_is_the_beginning_of_the_whole_one(request, longest):
+    cut = traces.shortened(request, longest)
+    assert traces.prompt_tokens(cut) == traces.prompt_tokens(request)[:longest]
+    assert len(cut.hash_ids) == -(-cut.input_length // 512)
+
+
 def test_the_encoder_keeps_no_more_pieces_than_it_may():
     encoder = traces.PromptEncoder(kept_blocks=3)
     for at in range(20):

@@ -55,3 +55,10 @@ def test_an_offset_behind_the_end_is_told(stack):
 def test_without_a_gateway_the_address_has_to_be_given(wb):
     with pytest.raises(errors.UsageError, match="url"):
         wb.replay("conversation-sample", limit=1, progress=False)
+
+
+def test_prompts_can_be_cut_to_their_beginning(stack):
+    stack.workbench.replay("conversation-sample", limit=3, speed=1000, prompt_tokens=600, output_tokens=1, progress=False, check=False)
+    assert [len(request["prompt"]) for request in stack.gateway.requests] == [600] * 3
+    with pytest.raises(errors.UsageError, match="prompt_tokens is -1"):
+        stack.workbench.replay("conversation-sample", limit=1, prompt_tokens=-1, progress=False)

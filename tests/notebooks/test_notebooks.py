@@ -58,7 +58,7 @@ def test_an_upgrade_under_load_and_its_way_back_fail_no_request(cluster, tmp_pat
     done = tmp_path / "out.ipynb"
     papermill.execute_notebook(NOTEBOOKS[1], done, parameters={"state": str(cluster.state)}, progress_bar=False, execution_timeout=180)
     shown = json.dumps(json.loads(done.read_text()), ensure_ascii=False)
-    for part in ("default/mistral", "set-image", "Risk medium", "Every pod is as wanted.", "0.31.0", "no errors", "only a demonstration"):
+    for part in ("default/qwen", "set-image", "Risk medium", "Every pod is as wanted.", "0.31.0", "no errors", "only a demonstration"):
         assert part in shown
     assert re.search(r"\b0 of [1-9]\d* requests failed", shown)
-    assert {pod.image for pod in cluster.pods() if pod.model == "mistral-7b"} == {"vllm/vllm-openai:v0.32.0"}, "it was undone"
+    assert {pod.image for pod in cluster.pods() if pod.model == "qwen3-8b"} == {"vllm/vllm-openai:v0.32.0"}, "it was undone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.localkube.fleet_file import SAMPLE
+from backend.launch.manifests import SAMPLE
 from tests.fakes.stack import own_stack
 
 
@@ -17,6 +17,5 @@ def stack(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A stack whose fleet is made of StormServices."""
-    fleet = SAMPLE.parent / "fleet-storm.yaml"
-    with own_stack(tmp_path_factory.mktemp("cluster"), "--no-dashboard", "--no-traffic", fleet=fleet) as running:
+    with own_stack(tmp_path_factory.mktemp("cluster"), "--no-dashboard", "--no-traffic", fleet=SAMPLE) as running:
         yield running

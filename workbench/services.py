@@ -50,10 +50,12 @@ _VERB_PATHS: Mapping[Verb, str] = {
 class AsyncServices:
     """Every question and every act; the objects below are handles on it."""
 
-    def __init__(self, transport: Transport, *, source: Source = "notebook") -> None:
+    def __init__(self, transport: Transport, *, source: Source = "notebook", user: str = "") -> None:
         self._transport = transport
         self.source: Source = source
         """Kept by the audit."""
+        self.user = user
+        """Kept by the audit; empty: whoever runs this process."""
         self.last: results.ServicesTable | None = None
 
     async def table(self) -> results.ServicesTable:
@@ -114,7 +116,7 @@ class AsyncServices:
         return results.AuditTable(await self._transport.get(AuditPage, routes.AUDIT, {"limit": limit, "before": before}))
 
     def actor(self) -> Actor:
-        return Actor(user=_user(), source=self.source)
+        return Actor(user=self.user or _user(), source=self.source)
 
     def _verb(self, confirm: str, reason: str) -> VerbRequest:
         return VerbRequest(confirm=confirm, reason=reason, by=self.actor())

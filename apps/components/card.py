@@ -45,9 +45,14 @@ class Card:
         if self._note.object != new:
             self._note.object = new
 
-    def fill_snippet(self, **values: str) -> None:
+    def fill_snippet(self, **values: str | int | None) -> None:
         """Show the snippet for what the user has chosen."""
         self._head.object = self._render(snippets.code(self.snippet, **values))
+
+    def show_snippet(self, snippet: str, **values: str | int | None) -> None:
+        """Show another snippet: the card stands for something else now."""
+        self.snippet = snippet
+        self.fill_snippet(**values)
 
     def _render(self, code: str) -> str:
         return (

@@ -12,6 +12,21 @@ from apps.core.theme import asset
 ALL = ""
 
 
+def one_of(label: str, prompt: str, *, width: int = 220) -> Any:
+    """A choice of a form, under its label; its first choice is none, worded by `prompt`."""
+    return pn.widgets.Select(label=label, options={prompt: ALL}, value=ALL, width=width, **_look(label))
+
+
+def field(label: str, placeholder: str = "", *, width: int = 240) -> Any:
+    """A line of text of a form, under its label."""
+    return pn.widgets.TextInput(label=label, placeholder=placeholder, width=width, **_look(label))
+
+
+def whole(label: str, value: int, *, width: int = 110) -> Any:
+    """A whole number from 0, under its label."""
+    return pn.widgets.IntInput(label=label, value=value, start=0, width=width, **_look(label))
+
+
 def select(label: str, *, width: int = 170) -> Any:
     """A filter whose first choice is "everything"."""
     return pn.widgets.Select(options={f"All {label}": ALL}, value=ALL, width=width, **_look(f"Filter by {label}"))
@@ -32,15 +47,24 @@ def area(placeholder: str, *, rows: int = 5) -> Any:
     return pn.widgets.TextAreaInput(placeholder=placeholder, rows=rows, max_length=1_000_000, sizing_mode="stretch_width", **_look())
 
 
-def choose(options: Sequence[str]) -> Any:
+def choose(options: Sequence[str], *, each: int = 60) -> Any:
     """One of a few, as buttons side by side."""
-    return pn.widgets.RadioButtonGroup(options=list(options), value=options[0], width=60 * len(options) + 20, **_look())
+    return pn.widgets.RadioButtonGroup(options=list(options), value=options[0], width=each * len(options) + 20, **_look())
 
 
 def offer(widget: Any, label: str, values: Sequence[str]) -> None:
     """Bring a select's choices up to date; a value from the address stays, even if nothing has it now."""
+    _offer(widget, f"All {label}", values)
+
+
+def offer_one_of(widget: Any, values: Sequence[str]) -> None:
+    """The same for a choice of a form."""
+    _offer(widget, next(iter(widget.options)), values)
+
+
+def _offer(widget: Any, first: str, values: Sequence[str]) -> None:
     wanted = sorted({value for value in (*values, widget.value) if value})
-    options = {f"All {label}": ALL, **{value: value for value in wanted}}
+    options = {first: ALL, **{value: value for value in wanted}}
     if list(options) != list(widget.options):
         widget.options = options
 

@@ -6,6 +6,7 @@ No state but the connection pool. Whatever goes wrong becomes `FeedLost` with a 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -13,21 +14,26 @@ from urllib.parse import quote
 import msgspec
 
 from apps.core.hub import Change, FeedLost
+from apps.core.snapshot import Rollouts
 from backend.api import routes
+from backend.api.actions import AuditPage, OperationPage, ServicePage
 from backend.api.cache import CacheMap, ProbeRequest, ProbeResult, SourceState
 from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot
 from workbench import stream
 from workbench.errors import Unauthorized, WorkbenchError
+from workbench.services import AsyncServices
 from workbench.transport import Params, Transport
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-TOPICS = (routes.EVENT_FLEET, routes.EVENT_DECISIONS, routes.EVENT_FINDINGS, routes.EVENT_SOURCES)
+TOPICS = (routes.EVENT_FLEET, routes.EVENT_DECISIONS, routes.EVENT_FINDINGS, routes.EVENT_SOURCES, routes.EVENT_OPERATION)
 SILENCE_S = 20.0
 """A stream without a byte for so long is taken as dead; control sends a comment more often."""
 FIRST_DECISIONS = 300
+NEWEST = 50
+"""Operations and audit records that a page shows."""
 
 
 class _Findings(msgspec.Struct):
@@ -78,6 +84,19 @@ class ControlFeed:
     async def probe(self, request: ProbeRequest) -> ProbeResult:
         try:
             return await (await self._connected()).post(ProbeResult, routes.CACHE_PROBE, request)
+        except WorkbenchError as error:
+            raise _lost(error) from error
+
+    async def rollouts(self) -> Rollouts:
+        services = await self._get(ServicePage, routes.SERVICES)
+        operations = await self._get(OperationPage, routes.OPERATIONS, {"limit": NEWEST})
+        audit = await self._get(AuditPage, routes.AUDIT, {"limit": NEWEST})
+        return Rollouts(tuple(services.items), tuple(operations.items), tuple(audit.items))
+
+    @asynccontextmanager
+    async def acting(self, user: str) -> AsyncIterator[AsyncServices]:
+        try:
+            yield AsyncServices(await self._connected(), source="ui", user=user)
         except WorkbenchError as error:
             raise _lost(error) from error
 
@@ -134,4 +153,4 @@ async def _noting(lines: AsyncIterator[str], heard: Callable[[], None]) -> Async
 def _lost(error: WorkbenchError) -> FeedLost:
     if isinstance(error, Unauthorized):
         return FeedLost("control refuses the dashboard's token")
-    return FeedLost(error.message.splitlines()[0])
+    return FeedLost(error.message.splitlines()[0], error.fix)

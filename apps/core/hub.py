@@ -13,14 +13,17 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from apps.core.snapshot import Connection, Snapshot, Trend, trend_of
+from apps.core.snapshot import Connection, Rollouts, Snapshot, Trend, Trouble, trend_of
+from backend.api.actions import Operation
 from backend.api.cache import CacheMap, ProbeRequest, ProbeResult, SourceState
 from backend.api.decisions import DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot
+from workbench.services import AsyncServices
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +34,18 @@ KEPT_DECISIONS = 1000
 KEPT_TRENDS = 150
 """Five minutes of scrapes."""
 MAP_PERIOD_S = 1.0
+ROLLOUTS_PERIOD_S = 2.0
+"""Services have no event of their own; operations are told as they change."""
 MAP_CELLS = 32_768
 """Cells of a map at most: one byte each goes to every open cache page once a second."""
 
 
 class FeedLost(Exception):
-    """Control cannot be reached or its stream ended; the text says why."""
+    """Control cannot be reached, its stream ended, or it refuses; the text says why and `fix` what to do, where control tells."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Change:
     decisions: list[DecisionRecord] | None = None
     findings: list[Finding] | None = None
     sources: list[SourceState] | None = None
+    operation: Operation | None = None
 
 
 class Feed(Protocol):
@@ -61,6 +71,12 @@ class Feed(Protocol):
     async def probe(self, request: ProbeRequest) -> ProbeResult: ...
 
     async def decision(self, request_id: str) -> DecisionRecord: ...
+
+    async def rollouts(self) -> Rollouts: ...
+
+    def acting(self, user: str) -> AbstractAsyncContextManager[AsyncServices]:
+        """Plans and operations in the name of `user`; what control refuses inside becomes FeedLost."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -85,14 +101,19 @@ class Hub:
         self._trends: deque[Trend] = deque(maxlen=KEPT_TRENDS)
         self._map: CacheMap | None = None
         self._map_error = ""
+        self._rollouts_viewers: weakref.WeakSet[object] = weakref.WeakSet()
+        self._rollouts_wanted = asyncio.Event()
+        self._rollouts: Rollouts | None = None
+        self._rollouts_trouble: Trouble | None = None
         self._version = 0
         self._snapshot = Snapshot()
 
     async def run(self) -> None:
-        """Follow control, come back after every loss, poll the map while somebody looks at it."""
+        """Follow control, come back after every loss, poll the map and the services while somebody looks at them."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_for_ever(), name="hub:follow")
             tasks.create_task(self._poll_map(), name="hub:map")
+            tasks.create_task(self._poll_rollouts(), name="hub:rollouts")
 
     def snapshot(self) -> Snapshot:
         """The state now. The same object until something changes."""
@@ -107,6 +128,8 @@ class Hub:
                 trends=tuple(self._trends),
                 cache_map=self._map,
                 cache_map_error=self._map_error,
+                rollouts=self._rollouts,
+                rollouts_trouble=self._rollouts_trouble,
             )
         return self._snapshot
 
@@ -128,6 +151,21 @@ class Hub:
     def unwatch_map(self, viewer: object) -> None:
         self._map_viewers.discard(viewer)
 
+    def watch_rollouts(self, viewer: object) -> None:
+        """Poll services, operations and audit for as long as `viewer` lives or until `unwatch_rollouts`."""
+        self._rollouts_viewers.add(viewer)
+        self._rollouts_wanted.set()
+
+    def unwatch_rollouts(self, viewer: object) -> None:
+        self._rollouts_viewers.discard(viewer)
+
+    def see_operation(self, operation: Operation) -> None:
+        """Take over what control told of one operation; what it changed in services and audit is asked for at once."""
+        if self._rollouts is not None:
+            self._rollouts = self._rollouts.with_operation(operation)
+            self._version += 1
+        self._rollouts_wanted.set()
+
     def apply(self, change: Change) -> None:
         """Take over what one event brought."""
         self._hear()
@@ -141,6 +179,8 @@ class Hub:
             self._findings = tuple(change.findings)
         if change.sources is not None:
             self._sources = tuple(change.sources)
+        if change.operation is not None:
+            self.see_operation(change.operation)
 
     def _hear(self) -> None:
         was = self._connection.state
@@ -193,6 +233,25 @@ class Hub:
                     self._map_error = str(error)
                     self._version += 1
             await asyncio.sleep(MAP_PERIOD_S)
+
+    async def _poll_rollouts(self) -> None:
+        while True:
+            self._rollouts_wanted.clear()
+            if self._rollouts_viewers:
+                await self._fetch_rollouts()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROLLOUTS_PERIOD_S if self._rollouts_viewers else None):
+                    await self._rollouts_wanted.wait()
+
+    async def _fetch_rollouts(self) -> None:
+        found, trouble = self._rollouts, None
+        try:
+            found = await self.feed.rollouts()
+        except FeedLost as error:
+            trouble = Trouble(str(error), error.fix)
+        if (found, trouble) != (self._rollouts, self._rollouts_trouble):
+            self._rollouts, self._rollouts_trouble = found, trouble
+            self._version += 1
 
     def _bins(self) -> int:
         """Buckets a pod: as many as fit, in powers of two between 32 and 256."""

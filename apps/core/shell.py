@@ -20,7 +20,7 @@ from apps.core.view import Ticker, View
 
 PageView = Callable[[Hub, theme.Theme], View]
 
-LINKS = (("fleet", "Fleet"), ("cache", "Cache map"), ("router", "Router"))
+LINKS = (("fleet", "Fleet"), ("cache", "Cache map"), ("router", "Router"), ("rollouts", "Rollouts"))
 
 
 def extension() -> None:
@@ -36,6 +36,7 @@ def page(make_view: PageView, hub: Hub, *, user: str, logout: bool) -> pn.Templa
     cookies = pn.state.cookies
     chosen = theme.theme_of(cookies)
     view = make_view(hub, chosen)
+    view.user = user
     ticker = Ticker(view)
     template = pn.Template(theme.asset("shell.html.j2"), design=pn.theme.Native, location=True)
     variables = {

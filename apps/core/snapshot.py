@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from backend.api.actions import AuditRecord, Operation, ServiceView
 from backend.api.cache import CacheMap, SourceState
 from backend.api.decisions import DecisionRecord
 from backend.api.findings import Finding
@@ -54,6 +55,31 @@ class Trend:
 
 
 @dataclass(frozen=True)
+class Rollouts:
+    """StormServices and what was done to them."""
+
+    services: tuple[ServiceView, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    """Newest first."""
+    audit: tuple[AuditRecord, ...] = ()
+    """Newest first."""
+
+    def with_operation(self, operation: Operation) -> Rollouts:
+        """The same with one operation as it is now."""
+        known = any(one.id == operation.id for one in self.operations)
+        rest = tuple(operation if one.id == operation.id else one for one in self.operations)
+        return replace(self, operations=rest if known else (operation, *rest))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something cannot be shown, and what to do about it."""
+
+    reason: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything a page draws from. `version` grows with every change; parts that did not change are the same objects."""
 
@@ -67,6 +93,10 @@ class Snapshot:
     trends: tuple[Trend, ...] = ()
     cache_map: CacheMap | None = None
     cache_map_error: str = ""
+    rollouts: Rollouts | None = None
+    """As fresh as its last answer; asked for only while somebody looks."""
+    rollouts_trouble: Trouble | None = None
+    """Why the last answer was none."""
 
 
 def trend_of(fleet: FleetSnapshot) -> Trend:

@@ -38,6 +38,8 @@ class View:
         self.hub = hub
         self.theme: Theme = theme
         self.layout: Any = None
+        self.user = ""
+        """Who looks, as audits name them; the shell says it."""
         hub.views.add(self)
 
     def refresh(self, snapshot: Snapshot) -> None:

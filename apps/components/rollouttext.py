@@ -20,6 +20,7 @@ NOTHING_PLANNED = state_box(
     "<span class='muted'>Choose a service and a change, then ask for the plan. Nothing happens before you apply it.</span>",
 )
 NO_OPERATION = state_box("No operation yet", "<span class='muted'>An applied plan is followed here, step by step.</span>")
+NO_OPERATIONS = state_box("Nothing was applied yet", "<span class='muted'>Every applied plan is listed here, whoever applied it.</span>")
 NO_SERVICES = state_box(
     "No StormServices",
     "<span class='muted'>The cluster holds none. <code>workbench up --fleet FILE.yaml</code> with a StormService, or "
@@ -135,13 +136,12 @@ def _capacity_tone(one: RoleCapacity) -> str:
 
 def _moves(step: PlanStep) -> str:
     roles = dict.fromkeys([*step.pods_out, *step.pods_in])
-    parts = []
-    for role in roles:
-        changes = [f"+{step.pods_in[role]}"] * (step.pods_in.get(role, 0) > 0) + [f"−{step.pods_out[role]}"] * (
-            step.pods_out.get(role, 0) > 0
-        )
-        parts.append(f"{escape(role)} {' '.join(changes)}")
-    return ", ".join(parts) or NONE
+    return ", ".join(" ".join([escape(role), *_signed(step, role)]) for role in roles) or NONE
+
+
+def _signed(step: PlanStep, role: str) -> list[str]:
+    created, deleted = step.pods_in.get(role, 0), step.pods_out.get(role, 0)
+    return [f"+{created}"] * bool(created) + [f"-{deleted}"] * bool(deleted)
 
 
 def _counts(ready: dict[str, int]) -> str:

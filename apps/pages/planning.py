@@ -16,7 +16,7 @@ from workbench.services import AsyncServices, new_key
 
 Acting = Callable[[], AbstractAsyncContextManager[AsyncServices]]
 
-IMAGE, SCALE, PAUSE, RESUME = "Set image", "Scale", "Pause", "Resume"
+IMAGE, SCALE, PAUSE, RESUME = "Set image", "Scale", "Pause service", "Resume service"
 ACTIONS: dict[str, Action] = {IMAGE: "set-image", SCALE: "scale", PAUSE: "pause", RESUME: "resume"}
 SNIPPETS = {IMAGE: "plan-image", SCALE: "plan-scale", PAUSE: "plan-pause", RESUME: "plan-resume"}
 UNCHOSEN = "Choose a service"
@@ -33,7 +33,7 @@ class PlanCard:
         self._key = ""
         self.service = inputs.one_of("Service", UNCHOSEN)
         self.kept_plan = pn.widgets.TextInput(visible=False)
-        self.change = inputs.choose(list(ACTIONS), each=76)
+        self.change = inputs.choose(list(ACTIONS), each=112)
         self.role = inputs.one_of("Role", "Every role", width=150)
         self.image = inputs.field("Image", "vllm/vllm-openai:v0.32.0", width=300)
         self.replicas = inputs.whole("Instances", 1)

@@ -22,16 +22,16 @@ from workbench.services import AsyncServices
 SERVICES = (
     Column("service", "Service", NAME),
     Column("state", "State", STATE, width=104),
-    Column("mode", "Mode", width=84),
+    Column("mode", "Mode", width=76),
     Column("replicas", "RoleSets", number(), right=True, numeric=True, width=82),
     Column("roles", "Ready by role"),
     Column("images", "Image", MONO),
-    Column("revision", "Revision", NAME, width=160),
-    Column("operation", "Operation", NAME, width=130),
+    Column("revision", "Revision", NAME, width=130),
+    Column("operation", "Operation", NAME, width=110),
     Column("message", "Trouble"),
 )
 OPERATIONS = (
-    Column("at", "Begun, UTC", width=96),
+    Column("at", "Begun, UTC", width=106),
     Column("service", "Service", NAME),
     Column("summary", "Change"),
     Column("state", "State", STATE, width=104),
@@ -65,7 +65,7 @@ class RolloutsView(View):
         self.planning = PlanCard(self._acting, self._applied)
         self.operating = OperationCard(self._acting, on_told=self.hub.see_operation, on_plan=self.planning.show)
         self._operations = LiveTable(OPERATIONS, page_size=PAGE_SIZE, placeholder="No operation yet.", on_pick=self.operating.choose)
-        self._operations_empty = block(rollouttext.NO_OPERATION)
+        self._operations_empty = block(rollouttext.NO_OPERATIONS)
         self._operations_card = Card("Operations", "operations", self._operations_empty, self._operations.widget)
         self._audit = LiveTable(AUDIT, page_size=PAGE_SIZE, placeholder="Nothing was done yet.", on_pick=self._nothing)
         self._audit_empty = block(rollouttext.NO_AUDIT)

@@ -22,7 +22,7 @@ import psutil
 
 from tests.ui.conftest import ARGUMENTS, CHROMIUM, ControlThread, Dashboard
 
-PAGES = ("fleet", "cache", "router")
+PAGES = ("fleet", "cache", "router", "rollouts")
 LOADS = 5
 """Loads of a page whose median counts: the first one compiles nothing but fills the browser's cache."""
 

@@ -33,7 +33,10 @@ STEPS = 3
 class FakeActions:
     """What happened is in `applied`, `told`, `planned` and `audit`. `ends_as` is the state that operations come to."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = "qwen") -> None:
+        self.service = service
+        self.away = ""
+        """When set, there is no cluster, for this reason."""
         self.planned: list[PlanRequest] = []
         self.applied: list[ApplyRequest] = []
         self.told: list[tuple[str, VerbRequest]] = []
@@ -83,13 +86,15 @@ class FakeActions:
         return self.plans[f"plan-{number}"]
 
     async def _services(self, _: web.Request) -> web.Response:
-        return _json(ServicePage(items=[_view()]))
+        return self._unless_away(ServicePage(items=[_view(self.service)]))
 
     async def _service(self, request: web.Request) -> web.Response:
-        return _json(_view()) if request.match_info["name"] == "qwen" else _error(404, "NotFound", "No StormService.")
+        return _json(_view(self.service)) if request.match_info["name"] == self.service else _error(404, "NotFound", "No StormService.")
 
     async def _plan(self, request: web.Request) -> web.Response:
         self.planned.append(msgspec.json.decode(await request.read(), type=PlanRequest))
+        if self.planned[-1].parameters.image == "unknown":
+            return _error(400, "InvalidRequest", "No image is named 'unknown'.")
         return _json(self.make_plan(self.planned[-1]))
 
     async def _get_plan(self, request: web.Request) -> web.Response:
@@ -101,6 +106,10 @@ class FakeActions:
         if asked.confirm != plan.confirm:
             return _error(400, "InvalidRequest", f"This plan must be confirmed by {plan.confirm!r}.")
         self.applied.append(asked)
+        return _json(self.begin(plan, asked))
+
+    def begin(self, plan: ActionPlan, asked: ApplyRequest) -> Operation:
+        """The operation of a plan; the same one for the same plan."""
         operation = Operation(
             id=f"op-{plan.id}",
             plan_id=plan.id,
@@ -113,23 +122,31 @@ class FakeActions:
             verbs=["pause", "abort"],
             started_at=AT,
             updated_at=AT,
+            reason=asked.reason,
+            by=asked.by,
         )
-        return _json(self.operations.setdefault(operation.id, operation))
+        return self.operations.setdefault(operation.id, operation)
 
     async def _list(self, _: web.Request) -> web.Response:
-        return _json(OperationPage(items=list(reversed(self.operations.values()))))
+        return self._unless_away(OperationPage(items=list(reversed(self.operations.values()))))
 
     async def _look(self, request: web.Request) -> web.Response:
         operation = self.operations.get(request.match_info["id"])
         if operation is None:
             return _error(404, "NotFound", "No operation.")
         self.looks += 1
-        if operation.active and not self.holds:
-            operation.steps_done += 1
-            if operation.steps_done >= STEPS:
-                operation.state = "aborted" if operation.state == "aborting" else self.ends_as  # type: ignore[assignment]
-                operation.message = "It ended so."
+        if not self.holds:
+            self.advance(operation)
         return _json(operation)
+
+    def advance(self, operation: Operation) -> None:
+        """One step on, unless it has ended."""
+        if not operation.active:
+            return
+        operation.steps_done += 1
+        if operation.steps_done >= STEPS:
+            operation.state = "aborted" if operation.state == "aborting" else self.ends_as  # type: ignore[assignment]
+            operation.message, operation.verbs = "It ended so.", ["undo"]
 
     def _verb(self, verb: str) -> Any:
         states = {"pause": "paused", "resume": "running", "abort": "aborting"}
@@ -138,6 +155,7 @@ class FakeActions:
             self.told.append((verb, msgspec.json.decode(await request.read(), type=VerbRequest)))
             operation = self.operations[request.match_info["id"]]
             operation.state = states[verb]  # type: ignore[assignment]
+            operation.verbs = ["resume", "abort"] if verb == "pause" else ["pause", "abort"] if verb == "resume" else []
             return _json(operation)
 
         return tell
@@ -150,15 +168,18 @@ class FakeActions:
         items = [
             AuditRecord(id="a", at=AT, user="alice", source="cli", action="scale", target="default/qwen", outcome="done", reason="<why>")
         ]
-        return _json(AuditPage(items=items, next=None if request.query.get("before") else "1-0"))
+        return self._unless_away(AuditPage(items=items, next=None if request.query.get("before") else "1-0"))
+
+    def _unless_away(self, page: object) -> web.Response:
+        return _error(503, "Unavailable", self.away) if self.away else _json(page)
 
 
-def _view() -> ServiceView:
+def _view(name: str) -> ServiceView:
     roles = [RoleView(name="prefill", images=["engine:1"], wanted=2, ready=2, updated=2)]
     roles.append(RoleView(name="decode", images=["engine:1"], wanted=2, ready=1, updated=1))
     labelled = [{"name": role.name, "template": {"metadata": {"labels": {"model.aibrix.ai/name": "qwen3-8b"}}}} for role in roles]
     manifest = {"spec": {"template": {"spec": {"roles": labelled}}}}
-    return ServiceView(namespace="default", name="qwen", mode="pooled", replicas=1, roles=roles, revision="qwen-abc", manifest=manifest)
+    return ServiceView(namespace="default", name=name, mode="pooled", replicas=1, roles=roles, revision="qwen-abc", manifest=manifest)
 
 
 def _json(value: object) -> web.Response:

@@ -18,6 +18,7 @@ from backend.api.cache import CacheMap, ProbeMatch, ProbeRequest, ProbeResult, S
 from backend.api.decisions import DecisionPage, DecisionRecord
 from backend.api.findings import Finding
 from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
+from tests.fakes.actions_api import FakeActions
 
 TOKEN = "a-token-for-tests"
 
@@ -35,6 +36,8 @@ class FakeControl:
         self.findings: list[Finding] = []
         self.map_requests = 0
         self.index_away = False
+        self.actions = FakeActions(names.format("qwen") if "<" in names else "qwen")
+        self.actions.away = "This control follows no cluster." if empty else ""
         self.followed = asyncio.Event()
         """Set once somebody follows the stream."""
         self._queues: set[asyncio.Queue[tuple[str, int, bytes]]] = set()
@@ -70,6 +73,7 @@ class FakeControl:
         ):
             app.router.add_get(path, _checked(handler))
         app.router.add_post(routes.CACHE_PROBE, _checked(self._probe))
+        self.actions.register(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
@@ -92,6 +96,13 @@ class FakeControl:
             self._tell(routes.EVENT_SOURCES, self._make_sources())
         if decisions and not self.empty:
             self._tell(routes.EVENT_DECISIONS, self.decide(decisions))
+
+    async def advance(self) -> None:
+        """Every operation that runs is one step further."""
+        for operation in self.actions.operations.values():
+            self.actions.advance(operation)
+            self.version += 1
+            self._tell(routes.EVENT_OPERATION, operation)
 
     def reset(self) -> None:
         """Tell viewers that what they have is too old to be continued."""

@@ -15,7 +15,7 @@ from tests.ui.conftest import LIVE, LIVE_MS, ControlThread, Dashboard, click_a_r
 
 pytestmark = pytest.mark.ui
 
-BYTES_PER_SECOND = {"fleet": 20_000, "cache": 250_000, "router": 60_000}
+BYTES_PER_SECOND = {"fleet": 20_000, "cache": 250_000, "router": 60_000, "rollouts": 20_000}
 STEPS = 5
 """Steps of control, one a second, over which a page's bytes are counted."""
 IN_BROWSER = 6
@@ -71,7 +71,7 @@ def test_thirty_sessions_leave_nothing_behind(browser: Any, tmp_path: Path) -> N
     try:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         log_in(context, dashboard)
-        names = [("fleet", "cache", "router")[at % 3] for at in range(SESSIONS)]
+        names = [("fleet", "cache", "router", "rollouts")[at % 4] for at in range(SESSIONS)]
         for name in names[:IN_BROWSER]:
             page = context.new_page()
             page.goto(f"{dashboard.url}/{name}")

@@ -79,7 +79,7 @@ def test_panel_serve_works_on_the_entry_scripts(browser: Any, control: ControlTh
         wait_until(lambda: get(f"{url}/fleet") == 200, what="panel serve", timeout_s=60)
         guard = Guard(url, url.replace("http", "ws", 1))
         page = guard.watch(browser.new_context().new_page())
-        for name in ("fleet", "cache", "router"):
+        for name in ("fleet", "cache", "router", "rollouts"):
             page.goto(f"{url}/{name}")
             page.wait_for_selector(LIVE, timeout=LIVE_MS)
             page.locator(".tabulator-row").first.wait_for()

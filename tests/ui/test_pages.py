@@ -15,6 +15,7 @@ pytestmark = pytest.mark.ui
 CARDS = {
     "fleet": ["At a glance", "Pods", "Findings"],
     "cache": ["Blocks held, by pod and prefix", "Most shared prefixes", "Probe a prompt", "KV event sources"],
+    "rollouts": ["Services", "Plan a change", "Operation", "Operations", "Audit"],
     "router": ["Decisions", "Why this pod"],
 }
 

@@ -94,6 +94,7 @@ def empty(tmp_path: Path) -> Iterator[Dashboard]:
 EMPTY = {
     "fleet": ["No pods", "Nothing to report"],
     "cache": ["No KV events yet", "No event sources"],
+    "rollouts": ["There are no services to show", "This control follows no cluster.", "No plan yet"],
     "router": ["No requests yet", "Choose a decision above"],
 }
 

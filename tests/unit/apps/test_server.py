@@ -21,7 +21,7 @@ from workbench.errors import ConfigError, PortInUse
 
 TOKEN = "the-token"
 OPEN = {"/healthz", "/login"}
-LIBRARY_FILES = ("/static/", "/favicon.ico", "/components/", "/fleet/static/", "/cache/static/", "/router/static/")
+LIBRARY_FILES = ("/static/", "/favicon.ico", "/components/", "/fleet/static/", "/cache/static/", "/router/static/", "/rollouts/static/")
 """Scripts and styles of Bokeh and Panel as they stand in their wheels; nothing of the fleet."""
 
 
@@ -51,7 +51,7 @@ def paths(made: Any) -> list[str]:
 async def test_every_route_asks_for_the_login(running: Any) -> None:
     made, client, _ = running
     asked = [path for path in paths(made) if path not in OPEN and not path.startswith(LIBRARY_FILES)]
-    assert {"/", "/fleet", "/cache", "/router", "/debug/views", "/fleet/ws", "/fleet/autoload.js", "/login/code"} <= set(asked)
+    assert {"/", "/fleet", "/cache", "/router", "/rollouts", "/debug/views", "/fleet/ws", "/fleet/autoload.js", "/login/code"} <= set(asked)
     for path in asked:
         for method in ("GET", "POST"):
             status = (await client.request(method, path, params={"bokeh-autoload-element": "x"})).status_code

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from apps.components import snippets
+from backend.api.actions import ApplyRequest, PlanRequest
 from tests.fakes.control_stream import TOKEN
 from tests.ui.conftest import ControlThread
 
@@ -14,13 +15,15 @@ from tests.ui.conftest import ControlThread
 @pytest.fixture(scope="module")
 def control() -> Iterator[ControlThread]:
     made = ControlThread()
+    plan = made.fake.actions.make_plan(PlanRequest(action="scale", service="qwen"))
+    made.fake.actions.begin(plan, ApplyRequest())
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("key", list(snippets.SNIPPETS))
 def test_a_snippet_runs_and_answers_something(control: ControlThread, key: str) -> None:
-    code = snippets.code(key, request=control.fake.decisions[-1].id)
+    code = snippets.code(key, request=control.fake.decisions[-1].id, service="qwen", plan="plan-1", operation="op-plan-1")
     code = code.replace("workbench.connect()", f"workbench.connect({control.url!r}, token={TOKEN!r})")
     *before, last = code.splitlines()
     names: dict[str, object] = {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 from apps.components import kpi
-from apps.components.text import NONE, count, escape, html_table, plural, state_box
+from apps.components.text import NONE, clock, count, escape, html_table, plural, state_box
 from backend.api.actions import ActionPlan, Operation, PlanStep, RoleCapacity, ServiceView
 from workbench.planned import PlanShown, duration
 
@@ -76,11 +74,14 @@ def steps(of_plan: list[PlanStep], done: int | None = None, *, active: bool = Fa
 
 def operation(shown: Operation, planned: ActionPlan | None) -> str:
     """How far it is; its steps where its plan is still kept."""
-    ended = shown.ended_at or (shown.updated_at if not shown.active else time.time())
+    # An age would stand still between two changes: what runs shows its begin.
+    length = kpi.Kpi("Begun", clock(shown.started_at)[:-4], "UTC")
+    if not shown.active:
+        length = kpi.Kpi("Took", duration(max(0.0, (shown.ended_at or shown.updated_at) - shown.started_at)))
     figures = [
         kpi.Kpi("State", shown.state, sub=shown.message, tone=_STATE_TONES.get(shown.state, "")),
         kpi.Kpi("Steps", f"{shown.steps_done}/{shown.steps_total}", sub="of the plan"),
-        kpi.Kpi("Running for" if shown.active else "Took", duration(max(0.0, ended - shown.started_at)) if shown.started_at else NONE),
+        length,
         kpi.Kpi("Risk", shown.risk, tone=_RISK_TONES[shown.risk]),
     ]
     who = f" by {shown.by.user} ({shown.by.source})" if shown.by.user else ""
@@ -95,7 +96,7 @@ def _figures(shown: ActionPlan) -> list[kpi.Kpi]:
     started = sum(sum(step.pods_in.values()) for step in shown.steps)
     worst = min(shown.capacity, key=lambda one: one.worst - one.before, default=None)
     confirm = f"confirm with {shown.confirm}" if shown.confirm else "a button is enough"
-    tokens = "the index does not say" if shown.warm_tokens_lost is None else "cached now"
+    tokens = "the index does not say" if shown.warm_tokens_lost is None else "in pods that leave"
     length = kpi.Kpi("Duration", NONE, sub="it does not end", tone="bad")
     if shown.seconds is not None:
         length = kpi.Kpi("Duration", duration(shown.seconds), sub="estimated")

@@ -9,7 +9,7 @@ import panel as pn
 
 from apps.components import inputs, rollouttext, text
 from apps.components.card import Card, block, set_html
-from apps.components.table import MONO, NAME, STATE, Column, LiveTable, Value, number
+from apps.components.table import NAME, STATE, Column, LiveTable, Value, number
 from apps.core.hub import Hub
 from apps.core.snapshot import Rollouts, Snapshot, Trouble
 from apps.core.theme import Theme
@@ -25,7 +25,7 @@ SERVICES = (
     Column("mode", "Mode", width=76),
     Column("replicas", "RoleSets", number(), right=True, numeric=True, width=82),
     Column("roles", "Ready by role"),
-    Column("images", "Image", MONO),
+    Column("images", "Image", NAME),
     Column("revision", "Revision", NAME, width=130),
     Column("operation", "Operation", NAME, width=110),
     Column("message", "Trouble"),

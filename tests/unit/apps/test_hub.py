@@ -6,15 +6,18 @@ import asyncio
 import dataclasses
 import gc
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from apps.core import hub as hubs
 from apps.core.hub import Change, FeedLost, Hub
-from apps.core.snapshot import QUIET_AFTER_S, Connection, Trend, mean_prompt_tokens
+from apps.core.snapshot import QUIET_AFTER_S, Connection, Rollouts, Trend, Trouble, mean_prompt_tokens
+from backend.api.actions import Operation
 from backend.api.cache import CacheMap, ProbeRequest, ProbeResult
 from backend.api.decisions import DecisionRecord
 from backend.api.fleet import FleetSnapshot, Pod, PodLoad, PodView
+from workbench.services import AsyncServices
 
 
 def fleet(version: int = 1, pods: int = 1) -> FleetSnapshot:
@@ -35,6 +38,8 @@ class ScriptedFeed:
         self.connections = 0
         self.maps = 0
         self.map_error = ""
+        self.looks = 0
+        self.no_cluster = False
         self.bins: list[int] = []
 
     async def changes(self, heard: Callable[[], None]) -> AsyncGenerator[Change, None]:
@@ -60,6 +65,15 @@ class ScriptedFeed:
         raise FeedLost("not in this test")
 
     async def decision(self, request_id: str) -> DecisionRecord:
+        raise FeedLost("not in this test")
+
+    async def rollouts(self) -> Rollouts:
+        self.looks += 1
+        if self.no_cluster:
+            raise FeedLost("This stack has no cluster.", "Name one.")
+        return Rollouts()
+
+    def acting(self, user: str) -> AbstractAsyncContextManager[AsyncServices]:
         raise FeedLost("not in this test")
 
     async def close(self) -> None:
@@ -171,6 +185,31 @@ async def test_the_map_is_polled_only_while_somebody_looks() -> None:
     hub.unwatch_map(viewer)
     await asyncio.sleep(10)
     assert feed.maps == 6
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.looptime
+async def test_services_are_asked_for_while_somebody_looks_and_at_once_when_an_operation_moves() -> None:
+    hub, feed = make([Change(fleet=fleet())])
+    task = asyncio.create_task(hub.run())
+    await asyncio.sleep(10)
+    assert feed.looks == 0
+    viewer = Viewer()
+    hub.watch_rollouts(viewer)
+    await asyncio.sleep(5)
+    assert feed.looks == 3
+    hub.apply(Change(operation=Operation(id="o", plan_id="p", action="scale", namespace="default", service="a")))
+    await asyncio.sleep(0.1)
+    assert feed.looks == 4
+    feed.no_cluster = True
+    await asyncio.sleep(3)
+    snapshot = hub.snapshot()
+    assert (snapshot.rollouts, snapshot.rollouts_trouble) == (Rollouts(), Trouble("This stack has no cluster.", "Name one."))
+    hub.unwatch_rollouts(viewer)
+    looks = feed.looks
+    await asyncio.sleep(20)
+    assert feed.looks <= looks + 1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -36,9 +36,9 @@ def test_a_change_is_planned_confirmed_applied_and_followed(open_page: Any, cont
     page.wait_for_selector(LIVE)
     page.get_by_role("button", name="Pause", exact=True).click()
     page.get_by_role("button", name="Resume", exact=True).click()
+    wait_on(page, lambda: [verb for verb, _ in control.fake.actions.told] == ["pause", "resume"], what="both verbs to be told")
     for _ in range(2):
         control.call(control.fake.advance())
     page.get_by_text("3/3").first.wait_for()
     page.get_by_role("button", name="Undo", exact=True).click()
     page.get_by_text("undo of default/qwen").wait_for()
-    assert [verb for verb, _ in control.fake.actions.told] == ["pause", "resume"]

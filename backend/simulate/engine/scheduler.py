@@ -139,9 +139,9 @@ class EngineCore:
         while self.waiting and budget > 0 and len(self.running) < self.settings.max_num_seqs:
             sequence = self.waiting[0]
             if sequence.fetch:
-                if not self._begin_fetch(sequence):
-                    break
-                continue
+                if self._begin_fetch(sequence) or self._fetched_first():
+                    continue
+                break
             if sequence.blocks:
                 admitted += self._seat_fetched(sequence, work, now)
                 budget -= 1
@@ -152,6 +152,8 @@ class EngineCore:
             count = min(len(sequence.tokens) - cached, budget)
             needed = self._blocks_for(cached + count) - len(hit)
             if needed + self.blocks.unreferenced(hit) > self.blocks.free_count:
+                if self._fetched_first():
+                    continue
                 break
             self.waiting.popleft()
             self.running.append(sequence)
@@ -165,6 +167,16 @@ class EngineCore:
             work.append((sequence, count))
             budget -= count
         return admitted
+
+    def _fetched_first(self) -> bool:
+        """When the first in the queue lacks blocks, one behind it that has its blocks goes first: else each could wait for the other
+        for ever. False when there is none."""
+        for sequence in self.waiting:
+            if sequence.blocks:
+                self.waiting.remove(sequence)
+                self.waiting.appendleft(sequence)
+                return True
+        return False
 
     def _begin_fetch(self, sequence: Sequence) -> bool:
         """Give a request the blocks that its prompt's KV will come into; False when there are not enough."""

@@ -1,7 +1,7 @@
 """Prefill and decode in the engine core: what is held, fetched, given up; and that no block is ever lost, whatever comes in which order."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.simulate.engine.model import BlockStored
@@ -132,6 +132,7 @@ def test_leases_end_but_not_while_somebody_is_there():
     )
 )
 @settings(max_examples=100)
+@example([*[(1, False, True, "run")] * 4, (5, False, True, "run"), (19, False, False, "run"), (29, False, True, "run")])
 def test_no_block_is_lost_whatever_happens_to_whom(story):
     engine = core(num_blocks=20)
     known = []

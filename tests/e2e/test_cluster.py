@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import polars
 import pytest
 
 import workbench
@@ -109,6 +110,38 @@ def test_an_upgrade_under_load_fails_no_request(up: RunningStack, wb: workbench.
     assert {pod.image for pod in up.pods() if pod.model == MODELS[service]} == {image}
 
 
+def test_the_index_stays_exact_from_events_as_arrays_to_events_as_maps(up: RunningStack, wb: workbench.Workbench) -> None:
+    """vLLM publishes maps from 0.24 on; blocks are compared hash by hash before the upgrade and after it."""
+    compared: list[int] = []
+
+    def differ() -> dict[str, tuple[int, int]]:
+        """Per pod: blocks that only the index has, and blocks that only the engine has."""
+        found = {}
+        for row in wb.fleet.df().filter(polars.col("model") == "qwen3-8b").to_dicts():
+            indexed = set(up.get("kvindex", f"/held?pod={row['pod']}").json()["block_hashes"])
+            held = {digest[-16:] for digest in httpx.get(f"http://{row['address']}/debug/blocks", timeout=5).json()["block_hashes"]}
+            found[row["pod"]] = (len(indexed - held), len(held - indexed))
+            compared.append(len(held))
+        return found
+
+    def becomes_exact() -> None:
+        until = time.monotonic() + 10
+        while set((seen := differ()).values()) != {(0, 0)}:
+            assert time.monotonic() < until, seen
+            time.sleep(0.1)
+        assert max(compared) > 0
+
+    wb.service("qwen").plan_upgrade("vllm/vllm-openai:v0.23.0").apply(confirm="qwen").wait(progress=False, timeout=60)
+    with Load(up.endpoints.gateway, "qwen3-8b").running():
+        time.sleep(1.0)
+    becomes_exact()
+    with Load(up.endpoints.gateway, "qwen3-8b").running() as load:
+        wb.service("qwen").plan_upgrade("vllm/vllm-openai:v0.32.0").apply(confirm="qwen").wait(progress=False, timeout=60)
+        time.sleep(1.0)
+    becomes_exact()
+    assert set(load.answers) == {"whole"}, load.answers
+
+
 def test_an_image_that_nobody_has_stops_the_rollout_says_why_and_is_taken_back(up: RunningStack, wb: workbench.Workbench) -> None:
     with Load(up.endpoints.gateway, "qwen3-8b").running() as load:
         operation = wb.service("qwen").plan_upgrade("example.com/unknown:v1").apply(confirm="qwen")
@@ -118,12 +151,13 @@ def test_an_image_that_nobody_has_stops_the_rollout_says_why_and_is_taken_back(u
     assert set(load.answers) == {"whole"}, load.answers
 
 
-@pytest.mark.parametrize("part", ["control", "runtime"])
+@pytest.mark.parametrize("part", ["control", "runtime", "pod"])
 def test_an_upgrade_goes_on_after_a_part_was_killed_in_the_middle(up: RunningStack, wb: workbench.Workbench, part: str) -> None:
-    image = {"control": "vllm/vllm-openai:v0.30.0", "runtime": "vllm/vllm-openai:v0.32.0"}[part]
+    image = {"control": "vllm/vllm-openai:v0.30.0", "runtime": "vllm/vllm-openai:v0.32.0", "pod": "vllm/vllm-openai:v0.30.0"}[part]
     others = {pod.name: pod.pid for pod in up.pods() if "llama" in pod.name}
     operation = wb.service("qwen").plan_upgrade(image).apply(confirm="qwen")
-    os.kill(up.pid(part), signal.SIGKILL)
+    victim = next(pod.pid for pod in up.pods() if pod.model == "qwen3-8b" and pod.pid) if part == "pod" else up.pid(part)
+    os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     while True:
         try:

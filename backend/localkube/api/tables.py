@@ -50,7 +50,7 @@ def _cell(column: Column, item: Json, kind: Kind, now: float) -> Any:
     if column.path.startswith("@"):
         return _COMPUTED[column.path[1:]](item, now)
     found = json_path(item, column.path)
-    if column.age and not kind.custom:
+    if column.age:
         return age(now - seconds_of(found[0])) if found else "<unknown>"
     if kind.custom:
         return found[0] if found else None

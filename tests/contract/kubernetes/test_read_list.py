@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import time
 
 import httpx
@@ -331,6 +332,7 @@ def test_table_of_custom_resources(api: Api, ns: str, widgets_crd: Json) -> None
         ("Name", "string"), ("Size", "string"), ("Replicas", "integer"), ("Ready", "string"), ("Age", "date"),
     ]  # fmt: skip
     assert table["rows"][0]["cells"][:4] == ["w", "small", 3, None]
+    assert re.fullmatch(r"\d+s", table["rows"][0]["cells"][4]), "an age, as of built-in kinds"
     status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     expect(api.merge(WIDGETS.at(ns, "w", "status"), status))
     assert expect(api.get(WIDGETS.at(ns), accept=AS_TABLE))["rows"][0]["cells"][3] == "True"

@@ -6,9 +6,10 @@ from typing import Any
 
 from apps.components.text import count, escape, html_table, milliseconds, state_box
 from apps.core.theme import ACCENT, FAINT, Theme, bokeh_theme
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 from workbench.explanation import Explanation
 
+Choice = DecisionRecord | PrefillChoice
 CANDIDATES_SHOWN = 20
 PLOTTED_TERMS = 3
 
@@ -24,21 +25,27 @@ def story(record: DecisionRecord) -> str:
 
 
 def candidates(record: DecisionRecord) -> str:
-    """A row a candidate, a column a score term; the chosen one is marked."""
+    """A row a candidate, a column a score term; the chosen one is marked. Of a pair, both halves."""
     if not record.candidates:
         return state_box("No candidates", "<span class='muted'>The request was answered before a pod was looked for.</span>")
-    order = _order(record)
-    tops = {name: max((abs(value) for value in values), default=0.0) or 1.0 for name, values in record.terms.items()}
+    if record.prefill is None or not record.prefill.candidates:
+        return _table(record, "Candidate")
+    return _table(record.prefill, "Candidate for prefill") + _table(record, "Candidate for decode")
+
+
+def _table(choice: Choice, title: str) -> str:
+    order = _order(choice)
+    tops = {name: max((abs(value) for value in values), default=0.0) or 1.0 for name, values in choice.terms.items()}
     rows, classes = [], []
     for at in order:
-        pod = record.candidates[at]
-        mark = "✓ " if pod == record.chosen else ""
-        tried = " <span class='warning'>▲ failed first</span>" if pod in record.attempts else ""
-        cells = [_cell(values[at] if at < len(values) else None, tops[name]) for name, values in record.terms.items()]
+        pod = choice.candidates[at]
+        mark = "✓ " if pod == choice.chosen else ""
+        tried = " <span class='warning'>▲ failed first</span>" if pod in choice.attempts else ""
+        cells = [_cell(values[at] if at < len(values) else None, tops[name]) for name, values in choice.terms.items()]
         rows.append([f"{mark}{escape(pod)}{tried}", *cells])
-        classes.append("chosen" if pod == record.chosen else "")
-    headers = [("Candidate", "mono"), *((_words(name), "r") for name in record.terms)]
-    rest = len(record.candidates) - len(order)
+        classes.append("chosen" if pod == choice.chosen else "")
+    headers = [(title, "mono"), *((_words(name), "r") for name in choice.terms)]
+    rest = len(choice.candidates) - len(order)
     more = f"<p class='muted'>and {rest} more candidates</p>" if rest > 0 else ""
     return f'<div class="scroll">{html_table(headers, rows, row_classes=classes)}</div>{more}'
 
@@ -80,11 +87,11 @@ def plot_theme(theme: Theme) -> Any:
     return BokehTheme(json=bokeh_theme(theme))
 
 
-def _order(record: DecisionRecord) -> list[int]:
+def _order(choice: Choice) -> list[int]:
     """Positions of the candidates to show: the chosen one, then by the first term, largest first."""
-    first = next(iter(record.terms.values()), [])
-    rank = {at: -(first[at] if at < len(first) else 0.0) for at in range(len(record.candidates))}
-    return sorted(rank, key=lambda at: (record.candidates[at] != record.chosen, rank[at], record.candidates[at]))[:CANDIDATES_SHOWN]
+    first = next(iter(choice.terms.values()), [])
+    rank = {at: -(first[at] if at < len(first) else 0.0) for at in range(len(choice.candidates))}
+    return sorted(rank, key=lambda at: (choice.candidates[at] != choice.chosen, rank[at], choice.candidates[at]))[:CANDIDATES_SHOWN]
 
 
 def _cell(value: float | None, top: float) -> str:

@@ -11,7 +11,7 @@ from apps.components import cachetext, findings, kpi, snippets, status, text, wh
 from apps.components.heatmap import _ceiling, shorten
 from apps.core.snapshot import Connection
 from backend.api.cache import CacheMap, ProbeMatch, ProbeResult
-from backend.api.decisions import DecisionRecord
+from backend.api.decisions import DecisionRecord, PrefillChoice
 from backend.api.findings import Finding
 
 NUMBERS = [
@@ -95,6 +95,16 @@ def test_the_chosen_pod_comes_first_and_is_marked() -> None:
     html = why.candidates(record())
     assert html.index("✓ b") < html.index(">a<")
     assert html.count('class="chosen"') == 1
+
+
+def test_of_a_pair_both_halves_are_listed_with_their_terms() -> None:
+    prefill = PrefillChoice(chosen="p-1", candidates=["p-0", HOSTILE, "p-1"], terms={"matched_tokens": [0.0, 0.0, 512.0]}, attempts=["p-0"])
+    html = why.candidates(record(prefill=prefill))
+    first, second = html.split("Candidate for decode")
+    assert first.index("✓ p-1") < first.index("p-0")
+    assert "failed first" in first
+    assert HOSTILE not in html
+    assert second.count("<tr") == 4 - 1  # its own head stands before the split
 
 
 def test_a_policy_without_terms_still_lists_its_candidates() -> None:
